@@ -37,6 +37,13 @@ _HARDWARE: Mapping[str, tuple[str, str]] = {
     "Mac15,14": ("J575dAP", "MU973LL/A"),
 }
 
+
+def _last_scan(device: Device) -> datetime:
+    """When the Mac looked for updates last."""
+    at = device.system.scanned_at
+    return _LAST_SCAN if at is None else datetime.fromtimestamp(at, UTC).replace(tzinfo=None)
+
+
 # By key of the schema: the function that returns its value; None where this Mac does not have the key.
 QUERIES: Mapping[str, Value] = {
     "AwaitingConfiguration": lambda device: device.settings.awaiting_configuration,
@@ -64,9 +71,9 @@ QUERIES: Mapping[str, Value] = {
     "Model": lambda device: device.mac.model,
     "ModelName": lambda device: device.mac.model_name,
     "ModelNumber": lambda device: _HARDWARE[device.mac.model][1] if device.mac.apple_silicon else None,
-    "OSUpdateSettings": lambda _: {
+    "OSUpdateSettings": lambda device: {
         "IsDefaultCatalog": True,
-        "PreviousScanDate": _LAST_SCAN,
+        "PreviousScanDate": _last_scan(device),
         "PerformPeriodicCheck": True,
         "AutoCheckEnabled": True,
         "BackgroundDownloadEnabled": True,

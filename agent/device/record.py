@@ -32,7 +32,6 @@ from agent.device.steps import (
 )
 from agent.device.system import FACTORY, SystemState
 from agent.device.user_channel import UserDevice
-from agent.device.users import accounts_of, primary
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.power import PowerRecord, SystemRequest
 from agent.lom.recent_answers import AnswerRecord
@@ -258,7 +257,7 @@ def _account_record(user: UserDevice, writer: _Writer) -> AccountRecord:
         managed=user.managed,
         auth_token=user.auth_token,
         installed=writer.installed(user.profiles),
-        declared=user.declared if user.declared.declarations else None,
+        declared=user.declared if user.declared.in_use else None,
     )
 
 
@@ -268,7 +267,6 @@ def _restore_account(device: Device, record: AccountRecord | None, reader: _Read
     if user is None or record is None or record.network != user.account.network:
         return
     user.managed, user.auth_token = record.managed, record.auth_token
-    user.account = user.account.as_local(primary(accounts_of(device)))
     user.profiles = reader.installed(record.installed)
     user.declared = record.declared or Declared()
 

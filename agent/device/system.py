@@ -60,10 +60,10 @@ class User(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, 
     guid: str
     administrator: bool = False
     logged_in: bool = False
+    mobile: bool = False
+    """Of a directory service."""
     secure_token: bool = False
     hidden: bool = False
-    mobile: bool = False
-    """An account of a directory service."""
     automatic: bool = False
     """Made by AccountConfiguration."""
 
@@ -129,6 +129,8 @@ class SystemState(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     remote_desktop: bool = False
     content_caching: bool = False
     bluetooth: bool = True
+    scanned_at: float | None = None
+    """When a command had the Mac look for updates last, in seconds since the epoch."""
     log_collection: LogCollection | None = None
 
     def app(self, identifier: str) -> App | None:

@@ -9,7 +9,7 @@ Source: Apple, "Managing MDM devices and users in macOS"; apple-schema checkin/t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,8 +19,6 @@ from agent.device.ddm.declared import Declared
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, Steps
 from agent.device.supported import USER_CHANNEL
-from agent.device.system import User
-from agent.device.users import accounts_of, primary
 from agent.errors import PeerError
 from agent.fleet.population import Mac
 from agent.mdm import checkin
@@ -70,12 +68,6 @@ class Account:
         """The logged-in user of a Mac."""
         name = f"user-{mac.serial_number.lower()}"
         return cls(mac.user_id, name, f"User of {mac.serial_number}", network, mac.user_push_token, mac.user_push_magic)
-
-    def as_local(self, user: User | None) -> Account:
-        """That of a local user, with the names and the GUID of an account of the Mac; a network user stays as it is."""
-        if self.network or user is None:
-            return self
-        return replace(self, user_id=user.guid, short_name=user.name, long_name=user.full_name)
 
 
 class UserDevice(Device):
@@ -182,14 +174,13 @@ def _known_keys(message_type: str) -> frozenset[str]:
 
 def may_log_in(device: Device) -> bool:
     """Whether the Mac's user channel can be opened: it is enrolled, out of Setup Assistant, and the server has it."""
-    enrollment, user = device.enrollment, device.user
+    enrollment = device.enrollment
     return (
-        user is not None
+        device.user is not None
         and device.running
         and enrollment is not None
         and PER_USER_CAPABILITY in enrollment.capabilities
         and not device.settings.awaiting_configuration
-        and (user.account.network or primary(accounts_of(device)) is not None)
     )
 
 
@@ -203,7 +194,6 @@ def log_in_steps(user: UserDevice) -> Steps[None]:
     if enrollment is None:
         return
     user.managed, user.auth_token = None, ""
-    user.account = user.account.as_local(primary(accounts_of(user)))
     mac, account = user.mac, user.account
     if account.network:
         managed = yield from _authenticate(user, enrollment)

@@ -1,9 +1,9 @@
-"""The accounts of a Mac. Its factory state has one administrator, whom Setup Assistant made."""
+"""The accounts of a Mac: an administrator, whom Setup Assistant made, and the user who is logged in, if any."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -13,39 +13,36 @@ from agent.device.mac import Device
 from agent.device.system import User
 from agent.fleet.derivation import uuid_text
 
+if TYPE_CHECKING:
+    from agent.device.user_channel import Account
+
 FIRST_UID = 501  # of the first account on a Mac
-NETWORK_UID = 1_000_001  # of the account of a network user; ours
 _ADMINISTRATOR = ("admin", "Administrator")
 
 
 def users_of(device: Device) -> tuple[User, ...]:
-    """The accounts, also the mobile one of a network user who is logged in."""
-    users = accounts_of(device)
-    if device.user is None or device.settings.awaiting_configuration:
-        return users
-    account = device.user.account
-    if account.network:
-        mobile = _made(device, account.short_name, account.long_name, NETWORK_UID, administrator=False)
-        return (*users, replace(mobile, guid=account.user_id, logged_in=True, mobile=True))
-    first = primary(users)
-    return tuple([replace(user, logged_in=True) if user is first else user for user in users])
-
-
-def accounts_of(device: Device) -> tuple[User, ...]:
-    """The local accounts, as stored: who is logged in is not part of them."""
+    """The accounts. The user of the user channel is logged in, and nobody else is."""
     users = device.system.users
-    return (_made(device, *_ADMINISTRATOR, FIRST_UID, secure_token=True),) if users is None else users
-
-
-def primary(users: Iterable[User]) -> User | None:
-    """The account of the local user who may be logged in: the first one that the login window shows."""
-    return next((user for user in users if not user.hidden), None)
+    if users is None:
+        users = (_made(device, *_ADMINISTRATOR, FIRST_UID, secure_token=True),)
+    return users if device.user is None else (*users, _logged_in(device.user.account, users))
 
 
 def set_users(device: Device, users: Iterable[User]) -> None:
-    """Replace the local accounts."""
-    local = tuple([replace(user, logged_in=False) for user in users if not user.mobile])
-    device.system = replace(device.system, users=local)
+    """Replace the accounts, except that of the user who is logged in."""
+    device.system = replace(device.system, users=tuple(user for user in users if not user.logged_in))
+
+
+def _logged_in(account: Account, others: tuple[User, ...]) -> User:
+    return User(
+        name=account.short_name,
+        full_name=account.long_name,
+        uid=FIRST_UID + len(others),
+        guid=account.user_id,
+        logged_in=True,
+        mobile=account.network,
+        secure_token=True,
+    )
 
 
 def finish_setup_assistant(device: Device) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import plistlib
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -33,6 +33,7 @@ from agent.device.steps import (
 from agent.device.system import MANAGED, App, SystemState
 from agent.device.updating import advance as update_due
 from agent.device.updating import start_update
+from agent.device.user_channel import Account, UserDevice
 from agent.device.users import users_of
 from agent.errors import CutShort, PeerError
 from agent.fleet.population import Population
@@ -41,6 +42,7 @@ from agent.lom.requests import Dialect
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
 from agent.mdm.commands import Command
 from agent.mdm.results import Result, Status
+from agent.mdm.session import Session
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import Authority, Usage
 
@@ -471,6 +473,23 @@ def test_users_are_deleted_but_not_the_last_administrator() -> None:
     assert [user["UserName"] for user in good(device, "UserList")["Users"]] == ["admin"]
 
 
+@pytest.mark.parametrize("network", [True, False])
+def test_the_user_of_the_user_channel_is_logged_in(network: bool) -> None:
+    device = mac()
+    device.user = UserDevice(device, Account.of(device.mac, network=network), Session(device.mac.udid, lambda: 0.0))
+    _, user = good(device, "UserList")["Users"]
+    name = device.user.account.short_name
+    assert (user["UserName"], user["UserGUID"], user["UID"]) == (name, device.user.account.user_id, 502)
+    assert (user["IsLoggedIn"], user["MobileAccount"]) == (True, network)
+    assert code(run(device, "DeleteUser", UserName=name)) == 12072
+    second = replace(users_of(device)[0], name="second", uid=502)
+    device.system = replace(device.system, users=(users_of(device)[0], second))
+    good(device, "DeleteUser", UserName="second")
+    assert [each["UserName"] for each in good(device, "UserList")["Users"]] == ["admin", name]
+    good(device, "RestartDevice", NotifyUser=True)
+    assert device.take_follow_ups() == []
+
+
 HASH = plistlib.dumps({"SALTED-SHA512-PBKDF2": {"entropy": b"e", "salt": b"s", "iterations": 30_000}})
 
 
@@ -598,6 +617,8 @@ def test_updates_are_offered_scheduled_and_followed() -> None:
     assert minor["ProductKey"] == "MSU_UPDATE_24F74_patch_15.5_minor"
     assert all(offer["IsMajorOSUpdate"] for version, offer in offers.items() if version != "15.5")
     assert good(device, "ScheduleOSUpdateScan", Force=True) == {"ScanInitiated": True}
+    settings = good(device, "DeviceInformation", Queries=["OSUpdateSettings"])["QueryResponses"]["OSUpdateSettings"]
+    assert settings["PreviousScanDate"] == datetime.fromtimestamp(NOON, UTC).replace(tzinfo=None)
     assert good(device, "OSUpdateStatus") == {"OSUpdateStatus": []}
     key = minor["ProductKey"]
     updates = [

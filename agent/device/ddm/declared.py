@@ -19,6 +19,7 @@ PLURALS = {
 
 UNKNOWN, VALID, INVALID = "unknown", "valid", "invalid"
 
+_MAX_NAMES, _MAX_NAME = 50, 1024  # in the details of a reason; ours
 Reason = dict[str, Any]
 
 _ENCODER = Encoder(order="sorted")
@@ -117,4 +118,4 @@ def reason_of(declaration: Declaration, code: str, text: str, **details: Any) ->
 
 def sorted_names(names: Iterable[str]) -> list[str]:
     """Identifiers in a reason's details."""
-    return sorted(set(names), key=str.casefold)
+    return [name[:_MAX_NAME] for name in sorted(set(names), key=str.casefold)[:_MAX_NAMES]]

@@ -131,12 +131,14 @@ def _assets(device: Device, configuration: Declaration, present: Mapping[str, De
     if missing:
         text = "Configuration ({}) is missing assets."
         raise NotApplied(reason_of(configuration, "Error.MissingAssets", text, AssetIdentifiers=missing))
+    needed = {configuration.payload.get(key) for key in ("EchoDataAssetReference", "ProfileAssetReference")}
     found: dict[str, bytes] = {}
     for name in sorted(names):
         asset = present[name]
         asset.applied, asset.failure = False, b""
         try:
-            found[name] = yield from _download(device, asset)
+            data = yield from _download(device, asset)
+            found[name] = data if name in needed else b""  # the others are checked, and have no effect
         except NotApplied as error:
             asset.failure = as_json([error.reason])
             raise NotApplied(_cannot_be_applied(f"the asset {name}: {error}")) from error

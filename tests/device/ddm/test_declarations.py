@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from agent.device.answering import OfflineMac
 from agent.device.ddm.declared import Declaration, Declared, as_json
 from agent.device.ddm.status import capabilities, status_value, supported_items
-from agent.device.ddm.synchronising import FULL_REPORT_SECONDS, is_changed, refresh, synchronise
+from agent.device.ddm.synchronising import FULL_REPORT_SECONDS, DeclarationsMalformed, is_changed, refresh, synchronise
 from agent.device.ddm.validation import asset_references, faults_of
 from agent.device.mac import Device
 from agent.device.record import DeviceRecord, device_record, restore_device
@@ -419,6 +419,25 @@ def test_payload_that_no_mac_can_take(payload: Any, code: str) -> None:
     device, server = mac(), Server(test, activation("test"))
     server.synchronise(device)
     assert server.states["test"] == (False, "invalid", [code])
+
+
+def test_payloads_are_bounded_together() -> None:
+    large = [declaration(TEST, f"{number}", Echo=" " * 1_000_000) for number in range(17)]
+    device, server = mac(), Server(*large)
+    with pytest.raises(DeclarationsMalformed, match="together"):
+        server.synchronise(device)
+    assert device.declared == Declared()
+
+
+def test_predicates_are_bounded_together() -> None:
+    costly = f"@property(text) LIKE '*{'a' * 300}b'"
+    names = [f"{number}" for number in range(9)]
+    text = declaration("management.properties", "text", text="a" * 600)
+    device, server = mac(), Server(text, *(activation(identifier=name, Predicate=costly) for name in names))
+    server.synchronise(device)
+    codes = [server.states[name][2] for name in names]
+    assert codes[0] == ["Info.Predicate"]
+    assert codes[-1] == ["Error.PredicateFailed"]
 
 
 JSON = st.recursive(

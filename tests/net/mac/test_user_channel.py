@@ -14,6 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from agent import plists
+from agent.lab.declarations import Declarations
 from agent.lab.users import name_of
 from agent.mdm.facts import message
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
@@ -60,8 +61,8 @@ def test_a_user_has_profiles_and_commands_of_his_own(run_in_reactor: Run) -> Non
 
             profile = plists.dump_xml(profile_dict(root()))
             installed = await answer_of(running, name, client, "InstallProfile", Payload=profile)
-            (listed,) = (await answer_of(running, mac.udid, client, "UserList"))["Users"]
-            assert (listed["UserGUID"], listed["UserName"], listed["IsLoggedIn"]) == (user_id, "admin", True)
+            listed = (await answer_of(running, mac.udid, client, "UserList"))["Users"]
+            assert [each["UserGUID"] for each in listed if each["IsLoggedIn"]] == [user_id]
             assert (installed["Status"], installed["UserID"]) == ("Acknowledged", user_id)
             own = await answer_of(running, name, client, "ProfileList")
             assert [each["PayloadIdentifier"] for each in own["ProfileList"]] == ["com.example.profile"]
@@ -259,5 +260,45 @@ def test_a_check_out_that_fails_is_not_sent_again(run_in_reactor: Run) -> None:
             client.come_back()
             await running.until(lambda: client._parts.background.quiet, "nothing runs")
             assert check_outs() == [500]  # offline, it sends none
+
+    run_in_reactor(work())
+
+
+def test_a_user_has_declarations_and_status_of_his_own(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        async with stack(1, behaviour=LOCAL, enrolled=False) as running:
+            client = running.fleet[0]
+            client.device.mac = client.device.mac.with_release("27.0", "26A428")
+            await running.enroll(client)
+            name = await logged_in(running, client)
+            items = [{"Name": "enhanced-logging.status"}, {"Name": "softwareupdate.install-state"}]
+            kinds = "com.apple.configuration.account.caldav", "com.apple.configuration.management.status-subscriptions"
+            payloads: list[dict[str, Any]] = [{"HostName": "example.com"}, {"StatusItems": items}]
+            configurations = [
+                {"Type": kind, "Identifier": kind, "Payload": payload}
+                for kind, payload in zip(kinds, payloads, strict=True)
+            ]
+            payload = {"StandardConfigurations": list(kinds)}
+            activation = {"Type": "com.apple.activation.simple", "Identifier": "activation", "Payload": payload}
+            running.lab.declarations = Declarations((*configurations, activation))
+
+            def reported(of: str) -> dict[str, Any]:
+                octets = running.lab.macs[of].status_report
+                return json.loads(octets) if octets else {"StatusItems": {}}
+
+            for channel, valid, unknown in (
+                (name, "valid", "softwareupdate.install-state"),
+                (client.device.mac.udid, "invalid", "enhanced-logging.status"),
+            ):
+                assert (await answer_of(running, channel, client, "DeclarativeManagement"))["Status"] == "Acknowledged"
+                await running.until(lambda channel=channel: reported(channel)["StatusItems"], "a report")  # type: ignore[misc]
+                states = reported(channel)["StatusItems"]["management"]["declarations"]["configurations"]
+                assert [each["valid"] for each in states] == [valid, "valid"]
+                assert [error["StatusItem"] for error in reported(channel)["Errors"]] == [unknown]
+            before = reported(client.device.mac.udid)
+            await answer_of(running, name, client, "TriggerEnhancedLogCollection", AppleCareToken="test-token-normal")
+            await running.until(lambda: "management" not in reported(name)["StatusItems"], "a report of the change")
+            assert reported(name)["StatusItems"] == {"enhanced-logging": {"status": "finished"}}
+            assert reported(client.device.mac.udid) == before
 
     run_in_reactor(work())
