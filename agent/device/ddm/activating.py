@@ -140,7 +140,7 @@ def tell_states(device: Device, plan: Plan) -> None:
             _set(each, False, UNKNOWN, [] if each.identifier in known else reasons)
         else:
             active = each.kind == MANAGEMENT or each.applied
-            _set(each, active, VALID if active else UNKNOWN, [])
+            _set(each, active, VALID if active else UNKNOWN, reasons_of(each.notes))
 
 
 def _referred_to(configurations: Iterable[Declaration], release: str) -> set[str]:

@@ -191,7 +191,7 @@ PARTS += [
 
 
 @given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PARTS), max_size=25).map(" ".join)))
-@examples(200)
+@examples(100)
 def test_any_text_is_a_predicate_or_one_of_our_errors(text: str) -> None:
     with suppress(Unparsable, Unevaluable, EvaluationFailed):
         assert holds(text) in (True, False)
