@@ -14,6 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from agent import plists
+from agent.fleet.population import Population
 from agent.lab.declarations import Declarations
 from agent.lab.users import name_of
 from agent.mdm.facts import message
@@ -21,8 +22,9 @@ from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.records import Exchange
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet.macs import FleetBehaviour
+from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
 from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
+from agent.profiles.errors import ProfileError
 from agent.profiles.making import TOPIC
 from agent.push.requests import Provider
 from agent.push.wire import RoutedPush
@@ -300,5 +302,25 @@ def test_a_user_has_declarations_and_status_of_his_own(run_in_reactor: Run) -> N
             await running.until(lambda: "management" not in reported(name)["StatusItems"], "a report of the change")
             assert reported(name)["StatusItems"] == {"enhanced-logging": {"status": "finished"}}
             assert reported(client.device.mac.udid) == before
+
+    run_in_reactor(work())
+
+
+def test_a_profile_without_user_connections_has_a_way_out(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        async with stack(1, os="26.4", enrolled=False) as running:
+            running.server._profiles.defects = frozenset({"enroll-no-per-user"})
+            with pytest.raises(ProfileError, match="--per-user-connections optional"):
+                await running.enroll(running.fleet[0])
+            behaviour = FleetBehaviour(users=1.0, per_user_connections="optional")
+            lenient = Fleet(Population("stack", 1, os="26.4"), running.environment, behaviour)
+            try:
+                await running.enroll(lenient[0])
+                assert [each for each in running.warnings if "com.apple.mdm.per-user-connections" in each]
+                user = lenient[0].device.user
+                assert user is not None
+                assert user.managed is None  # the server has no user channel
+            finally:
+                lenient.close()
 
     run_in_reactor(work())
