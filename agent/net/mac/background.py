@@ -296,12 +296,15 @@ class BackgroundTasks:
             connections = self._connections_of(enrollment)
             response = await ask(connections, "PUT", enrollment.check_in_url, headers, body, exchanger=exchanger)
             page = page_in(response.body, response.headers.get("content-type", ""))
-            if response.status != 200:
+            not_managed = message_type == "UserAuthenticate" and response.status == checkin.NOT_MANAGED
+            if response.status != 200 and not not_managed:
                 reason = f"the server answered {facts['message']} with {response.status} instead of 200"
                 hint = hints.of_check_in(response.status, signed=enrollment.sign_message)
                 raise ServerRefused(hints.with_hint(reason + (page and f", with {page}"), hint), response.status)
-            if page:
+            if page and not not_managed:
                 raise PageAnswered(f"an MDM server's answer to {facts['message']}", page, response.status, _LOOK_AT)
+        if not_managed:  # an answer of the protocol, and no failure of the check-in
+            raise ServerRefused("the server does not manage this user", response.status)
         return response.body
 
     async def _download_by_mdm(self, url: str, enrollment: Enrollment) -> bytes:

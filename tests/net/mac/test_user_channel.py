@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from agent import plists
 from agent.fleet.population import Population
 from agent.lab.declarations import Declarations
-from agent.lab.users import name_of
+from agent.lab.users import UserAuthentication, name_of
 from agent.mdm.facts import message
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.records import Exchange
@@ -123,6 +123,7 @@ def test_the_server_authenticates_a_network_user(run_in_reactor: Run, policy: An
             kinds = [each["MessageType"] for each in of_user]
             if policy == "refuse":
                 assert (kinds, user.managed) == (["UserAuthenticate"], False)
+                assert running.failures("checkin") == []  # 410 is an answer of the protocol
                 assert client.device.user is user
             else:
                 twice = ["UserAuthenticate"] * (2 if policy == "digest" else 1)
@@ -140,6 +141,22 @@ def test_the_server_authenticates_a_network_user(run_in_reactor: Run, policy: An
                 assert [(each["UserGUID"], each["MobileAccount"]) for each in users if each["IsLoggedIn"]] == [
                     (user.account.user_id, True)
                 ]
+
+    run_in_reactor(work())
+
+
+def test_a_challenge_that_cannot_be_answered_is_told(run_in_reactor: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def challenge(_users: UserAuthentication, _name: str, _message: object) -> bytes:
+        return plists.dump_xml({"DigestChallenge": "Basic"})
+
+    async def work() -> None:
+        monkeypatch.setattr(UserAuthentication, "answer", challenge)
+        async with stack(1, behaviour=NETWORK) as running:
+            assert [each for each in running.warnings if "expected a challenge of HTTP Digest, found 'Basic'" in each]
+            user = running.fleet[0].device.user
+            assert user is not None
+            assert user.managed is None
+            assert running.fleet[0].enrolled
 
     run_in_reactor(work())
 
