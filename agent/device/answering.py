@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from agent.device.attestation import attest_device
 from agent.device.commands import CommandSteps, carry_out
 from agent.device.mac import Device
-from agent.device.steps import ObtainIdentity, RelayItems
+from agent.device.steps import AttestProperties, ObtainIdentity, RelayItems
 from agent.errors import OperatorError, PeerError
 from agent.fleet.population import Mac, Population
 from agent.lom.endpoint import LOMConfiguration
@@ -16,6 +19,7 @@ from agent.mdm.commands import CommandMalformed, parse_command
 from agent.mdm.results import Result, Status
 from agent.mdm.values import Warn, ignore_warning
 from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE, Authority
+from agent.profiles.acme import ACMEPayload
 from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
 
 
@@ -112,8 +116,11 @@ def _run(steps: CommandSteps, controller: OfflineMac, network: MemoryNetwork) ->
             match steps.send(answer):
                 case RelayItems(items):
                     answer = [network.relay(controller, item) for item in items]
+                case AttestProperties(nonce):
+                    answer = attest_device(controller.device, nonce, datetime.now(UTC).timestamp())
                 case ObtainIdentity(payload, _):
-                    answer = NoNetwork(f"there is no network here to reach {payload.url}")
+                    url = payload.directory_url if isinstance(payload, ACMEPayload) else payload.url
+                    answer = NoNetwork(f"there is no network here to reach {url}")
                 case need:
                     answer = NoNetwork(f"there is no server here for {type(need).__name__}")
     except StopIteration as end:

@@ -13,12 +13,23 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from agent.device import attestation
 from agent.device.applications import installed_applications
+from agent.device.attestation import can_attest
 from agent.device.information import device_information, security_information
 from agent.device.installing import install_profile
 from agent.device.mac import Device
 from agent.device.settings import apply_settings
-from agent.device.steps import ChangePower, Erase, LeaveManagement, RelayItems, Steps, SynchroniseDeclarations
+from agent.device.steps import (
+    AttestProperties,
+    ChangePower,
+    Erase,
+    LeaveManagement,
+    RelayItems,
+    Steps,
+    SynchroniseDeclarations,
+)
+from agent.errors import PeerError
 from agent.lom.power import SystemRequest
 from agent.lom.requests import (
     RelayItem,
@@ -183,11 +194,22 @@ def _common_name(certificate: x509.Certificate) -> str:
 # Device information and settings.
 
 
-def _device_information(device: Device, command: Command) -> Result:
+def _device_information(device: Device, command: Command) -> Result | CommandSteps:
     queries = command.body.get("Queries")
     if not _is_list_of(queries, str):
         return _FORMAT_ERROR
+    if can_attest(device.mac) and (attestation.QUERY in queries or attestation.NONCE in command.body):
+        nonce = command.body.get(attestation.NONCE)
+        if not attestation.is_valid(nonce) or attestation.QUERY not in queries:
+            return _FORMAT_ERROR
+        return _attested_information(device, queries, nonce)
     return acknowledged({"QueryResponses": device_information(device, queries)})
+
+
+def _attested_information(device: Device, queries: list[str], nonce: bytes | None) -> CommandSteps:
+    chain: tuple[bytes, ...] | PeerError = yield AttestProperties(nonce)
+    attested = {} if isinstance(chain, PeerError) else {attestation.QUERY: list(chain)}
+    return acknowledged({"QueryResponses": device_information(device, queries) | attested})
 
 
 def _security_info(device: Device, _command: Command) -> Result:

@@ -39,6 +39,18 @@ class UnfinishedEnrollment:
     sent: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """The attestation of its properties that a Mac has cached (`agent.device.attestation`)."""
+
+    chain: tuple[bytes, ...]
+    """Certificates in DER, the leaf first."""
+    nonce: bytes
+    """The freshness code; empty for an attestation without one."""
+    at: float
+    """When it was generated, in seconds since the epoch."""
+
+
 @dataclass(slots=True)
 class Settings:
     """What the server can set on a Mac. Empty values mean the factory defaults."""
@@ -53,6 +65,7 @@ class Settings:
 class Device:
     """One Mac. ``relaying`` is true while it carries out a LOMDeviceRequest as Controller.
 
+    ``attestation`` is what it last attested to its server.
     ``chances`` are its generators of random numbers, always in the same order. ``enrolling`` is its enrollment in
     progress, from the moment in which it has its identity. ``synchronising`` are the tokens of the declarations that it
     updates now, from its command or empty; None otherwise.
@@ -65,6 +78,7 @@ class Device:
         "_follow_ups",
         "_recent_answers",
         "_warnings",
+        "attestation",
         "chances",
         "declarations",
         "declarations_token",
@@ -98,6 +112,7 @@ class Device:
         chances: tuple[Chance, ...] = (),
     ) -> None:
         self.chances = chances
+        self.attestation: Attestation | None = None
         self.enrolling: UnfinishedEnrollment | None = None
         self.synchronising: bytes | None = None
         self.mac = mac
@@ -201,6 +216,7 @@ class Device:
     def erase(self) -> None:
         """Reset the Mac to its factory state."""
         self.forget_enrollment()
+        self.attestation = None
         self.settings = Settings()
 
     def allows(self, right: AccessRights) -> bool:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
 from agent import plists
-from agent.device.mac import Device, Settings, UnfinishedEnrollment
+from agent.device.mac import Attestation, Device, Settings, UnfinishedEnrollment
 from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.power import PowerRecord, SystemRequest
@@ -117,6 +117,14 @@ class FollowUpRecord(_Record, frozen=True):
     tokens: bytes = b""
 
 
+class AttestationRecord(_Record, frozen=True):
+    """The cached attestation of the Mac's properties."""
+
+    chain: tuple[bytes, ...]
+    at: float
+    nonce: bytes = b""
+
+
 class DeviceRecord(_Record, frozen=True):
     """What changes rarely: the enrollment and what is installed and set."""
 
@@ -130,6 +138,7 @@ class DeviceRecord(_Record, frozen=True):
     """As JSON."""
     declarations_token: str = ""
     left_at: float | None = None
+    attestation: AttestationRecord | None = None
 
 
 class ActivityRecord(_Record, frozen=True):
@@ -152,7 +161,7 @@ def device_record(device: Device) -> bytes:
     """What is installed and set on a Device."""
     writer = _Writer()
     enrollment, installed = writer.enrollment(device.enrollment), writer.installed(device.profiles)
-    unfinished = device.enrolling
+    unfinished, attested = device.enrolling, device.attestation
     return _encode(
         DeviceRecord(
             enrollment=enrollment,
@@ -162,6 +171,9 @@ def device_record(device: Device) -> bytes:
             declarations=json.dumps(device.declarations).encode() if device.declarations else b"",
             declarations_token=device.declarations_token,
             left_at=device.left_at,
+            attestation=None
+            if attested is None
+            else AttestationRecord(chain=attested.chain, nonce=attested.nonce, at=attested.at),
             certificates=tuple(writer.certificates),
             identities=tuple(writer.identities),
         )
@@ -196,6 +208,8 @@ def restore_device(device: Device, octets: bytes) -> None:
     device.declarations = json.loads(record.declarations) if record.declarations else {}
     device.declarations_token = record.declarations_token
     device.left_at = record.left_at
+    attested = record.attestation
+    device.attestation = None if attested is None else Attestation(attested.chain, attested.nonce, attested.at)
 
 
 def restore_activity(device: Device, record: ActivityRecord, now: float) -> None:

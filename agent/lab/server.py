@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
+from agent.lab.acme import PATH, ACMEService
 from agent.lab.api import API, is_authorised
 from agent.lab.breaking import BREAKING, BreakingSite
 from agent.lab.core import Lab, Message, Refused
@@ -33,7 +34,7 @@ from agent.net.transport.tls import make_context
 from agent.pki.certificates import CertificateError, peer_certificate
 from agent.pki.identity import Identity
 from agent.pki.issuing.authorities import Authorities
-from agent.profiles.making import enrollment_profile, scep_payload
+from agent.profiles.making import acme_payload, enrollment_profile, scep_payload
 
 HOST = "127.0.0.1"
 _NO_EXTENDED_MASTER_SECRET = 1  # SSL_OP_NO_EXTENDED_MASTER_SECRET, which pyOpenSSL does not name
@@ -48,9 +49,9 @@ class LabServer:
 
     ``push`` sends its pushes; None if the lab cannot push, so that Macs poll.
 
-    With ``scep`` the enrollment profile has a SCEP payload, otherwise a PKCS12. SCEP is served without TLS, as by most
-    CAs: its messages are signed and encrypted themselves. ``challenges`` and ``token`` continue those of an earlier
-    process; by default there are no challenges, and the token is new.
+    With ``scep`` the enrollment profile has a SCEP payload, with ``acme`` an ACME payload, otherwise a PKCS12. SCEP is
+    served without TLS, as by most CAs: its messages are signed and encrypted themselves. ``challenges`` and ``token``
+    continue those of an earlier process; by default there are no challenges, and the token is new.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class LabServer:
         authorities: Authorities,
         *,
         scep: bool = False,
+        acme: bool = False,
         token: str | None = None,
         challenges: MutableSet[str] | None = None,
     ) -> None:
@@ -72,6 +74,7 @@ class LabServer:
         self.push: LabPush | None = None
         self._reactor = reactor
         self._scep = SCEPService(authorities, challenges, lab.defects) if scep else None
+        self._acme = ACMEService(authorities, challenges) if acme else None
         # 2040 bits: OpenSSL rounds its strength up to that of 2048, and accepts it.
         weak = rsa.generate_private_key(65537, 2040) if "tls-weak-key" in lab.defects else None  # noqa: S505
         self._identity = authorities.server_identity([HOST, "localhost"], weak)
@@ -99,15 +102,23 @@ class LabServer:
             scep.putChild(b"scep", _SCEP(self._scep))
             self._ports.append(listen(self._reactor, BoundedSite(scep), HOST, scep_port, what="SCEP"))
             self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
+        if self._acme is not None:
+            self.lab.issued = self._acme.renewals
+            root.putChild(b"acme", _ACME(self._acme))
         connections = _Connections(self.authorities, self._identity, self.lab.defects)
         site = BoundedSite(root) if self.lab.defects.isdisjoint(BREAKING) else BreakingSite(root, self.lab)
         site.keeps_body = self._keeps_body
         self._ports.append(listen(self._reactor, site, HOST, port, what="The lab", tls=connections))
         self.url = f"https://{HOST}:{self._ports[-1].getHost().port}"
+        if self._acme is not None:
+            self._acme.url = self.url + PATH
 
     def _keeps_body(self, request: Any) -> bool:
-        """Whether the sender may send a body: a Mac with a certificate of the lab, or an API client with the token."""
-        if is_authorised(request, self.token):
+        """Whether the sender may send a body: a Mac with a certificate of the lab, or an API client with the token.
+
+        With ACME, anybody: a Mac that orders its certificate has none yet, and the URL is not known here.
+        """
+        if self._acme is not None or is_authorised(request, self.token):
             return True
         try:
             return _peer(request)[1] is not None or "identity-none-accepted" in self.lab.defects
@@ -115,13 +126,16 @@ class LabServer:
             return False
 
     def enrollment_profile(self, *, renews: bool = False) -> bytes:
-        """A signed enrollment profile with a new identity, or a new SCEP challenge; ``renews``: for an enrolled Mac."""
-        if self._scep is None:
-            payload = self._profiles.pkcs12()
-        else:
+        """A signed enrollment profile with a new identity, or a new challenge; ``renews``: for an enrolled Mac."""
+        if self._scep is not None:
             challenge = self._scep.renewal_challenge() if renews else self._scep.new_challenge()
             payload = scep_payload(self.authorities, self.scep_url, challenge)
             payload = spoiled_payload(payload, self.lab.defects)
+        elif self._acme is not None:
+            identifier = self._acme.renewal_challenge() if renews else self._acme.new_challenge()
+            payload = acme_payload(self._acme.directory_url, identifier)
+        else:
+            payload = self._profiles.pkcs12()
         profile = enrollment_profile(self.authorities, self.url, payload)
         if renews and self.lab.defects:
             profile = spoiled(profile, self.lab.defects)
@@ -273,6 +287,35 @@ class _SCEP(_Endpoint):
             answered = self._service.operate(_argument(request, b"operation"), message)
             request.setResponseCode(answered.status)
             request.setHeader(b"content-type", answered.content_type.encode("ascii"))
+            return answered.body
+
+        return self.respond(request, answer)
+
+
+class _ACME(_Endpoint):
+    methods = (b"GET", b"HEAD", b"POST")
+
+    def __init__(self, service: ACMEService) -> None:
+        super().__init__()
+        self._service = service
+
+    def render_GET(self, request: Any) -> bytes:
+        """The directory, or a new nonce."""
+        return self._answer(request, b"")
+
+    def render_POST(self, request: Any) -> bytes:
+        """A signed message."""
+        return self._answer(request, request.content.read())
+
+    def _answer(self, request: Any, body: bytes) -> bytes:
+        def answer() -> bytes:
+            path = request.path.decode("latin-1").removeprefix(PATH)
+            content_type = _single(request, b"content-type") or ""
+            answered = self._service.answer(request.method.decode("latin-1"), path, body, content_type)
+            request.setResponseCode(answered.status)
+            request.setHeader(b"content-type", answered.content_type.encode("ascii"))
+            for name, value in answered.headers.items():
+                request.setHeader(name.encode("ascii"), value.encode("ascii"))
             return answered.body
 
         return self.respond(request, answer)

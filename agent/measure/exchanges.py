@@ -16,7 +16,7 @@ from msgspec import Struct, field, structs
 
 from agent import plists
 
-Kind = Literal["enroll", "checkin", "report", "scep", "lom_link", "push", "raw"]
+Kind = Literal["enroll", "checkin", "report", "scep", "acme", "lom_link", "push", "raw"]
 
 MOST_BODY_BYTES = 64 * 1024  # kept of each body
 MOST_EXCHANGES = 10_000
@@ -25,7 +25,7 @@ _OVERHEAD_BYTES = 1024  # of an exchange without its bodies, about
 REDACTED = "***"
 
 # The one table of secrets, in lower case: the names of keys whose values are not shown, and parts of such names.
-SECRET_NAMES = ("unlocktoken", "bootstraptoken", "pin", "authorization")
+SECRET_NAMES = ("unlocktoken", "bootstraptoken", "pin", "authorization", "clientidentifier")
 SECRET_PARTS = (
     "challenge",
     "password",

@@ -159,7 +159,7 @@ class ServerPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = None
     identity: Annotated[
-        Literal["pkcs12", "scep"],
+        Literal["pkcs12", "scep", "acme"],
         key(
             "How the profile of the embedded lab gives a Mac its identity. With another server, `scep` means that its "
             "profile uses SCEP, and RSA keys are generated before the run."

@@ -13,13 +13,25 @@ from math import inf
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 
 from agent import plists
+from agent.device.attestation import attest_device, attest_key, can_attest
 from agent.device.mac import Device
-from agent.device.steps import CheckIn, Done, IORequest, ObtainIdentity, RelayItems, ReturnT, Steps, advance
+from agent.device.steps import (
+    AttestProperties,
+    CheckIn,
+    Done,
+    IORequest,
+    ObtainIdentity,
+    RelayItems,
+    ReturnT,
+    Steps,
+    advance,
+)
 from agent.errors import CutShort, PeerError
 from agent.faults.decisions import Hit
 from agent.lom.endpoint import Endpoint
@@ -34,9 +46,11 @@ from agent.net.http.http1 import Origin, without_query
 from agent.net.mac.enrollment import hints
 from agent.net.mac.exchanging import MacExchanger
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.injection import altered
+from agent.net.mac.injection import altered, falsified
+from agent.pki.acme.attestation import freshness_code
 from agent.pki.cms_signing import mdm_signature
-from agent.pki.identity import Identity
+from agent.pki.identity import Identity, PrivateKey
+from agent.profiles.acme import CURVES, RSA, ACMEPayload
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
 
@@ -146,7 +160,7 @@ class BackgroundTasks:
 
     async def perform(
         self, need: IORequest, waits: IdentityWaits | None = None
-    ) -> list[RelayOutcome] | Identity | bytes | PeerError:
+    ) -> list[RelayOutcome] | Identity | bytes | tuple[bytes, ...] | PeerError:
         """Carry out one I/O request; a failure of the peer is returned, not raised."""
         try:
             match need:
@@ -154,6 +168,8 @@ class BackgroundTasks:
                     return await self._environment.network.relay(self._endpoint, items)
                 case ObtainIdentity(payload, anchors):
                     return await self._obtain_identity(payload, anchors, waits or IdentityWaits())
+                case AttestProperties(nonce):
+                    return self._attest_properties(nonce)
                 case CheckIn(message, enrollment):
                     await self._kept()
                     return await self._check_in(message, enrollment)
@@ -263,19 +279,59 @@ class BackgroundTasks:
             self._connections = None
 
     async def _obtain_identity(
-        self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...], waits: IdentityWaits
+        self, payload: SCEPPayload | ACMEPayload, anchors: tuple[x509.Certificate, ...], waits: IdentityWaits
     ) -> Identity:
-        from agent.net.mac.enrollment.scep import obtain_identity  # imported when it is used: a fast start
-
         with self._others(anchors) as connections:
-            waiting = self._environment.keys.take(payload.key_size)
-            since = self._environment.reactor.seconds()
-            key = await waiting
-            waits.key += self._environment.reactor.seconds() - since
+            if isinstance(payload, ACMEPayload):
+                return await self._identity_by_acme(payload, connections, waits)
+            from agent.net.mac.enrollment.scep import obtain_identity  # imported when it is used: a fast start
+
+            key = await self._rsa_key(payload.key_size, waits)
             exchanger = self._exchanger("scep")
             return await obtain_identity(
                 self._environment.clock, connections, payload, key, exchanger, waits.polling_limit
             )
+
+    async def _identity_by_acme(self, payload: ACMEPayload, connections: Connections, waits: IdentityWaits) -> Identity:
+        from agent.net.mac.enrollment.acme import obtain_identity  # as above
+
+        mac, environment, falsifying = self._device.mac, self._environment, None
+        key: PrivateKey
+        if payload.key_type == RSA:
+            key = await self._rsa_key(payload.key_size, waits)
+        else:
+            key = ec.generate_private_key(CURVES[payload.key_size]())
+
+        def attest(token: str) -> tuple[bytes, ...]:
+            nonlocal falsifying
+            if not payload.attest or not can_attest(mac):
+                return ()
+            falsifying = environment.decide("attestation", mac, "acme")
+            return attest_key(
+                self._device, key.public_key(), freshness_code(token), environment.wall_clock(), falsified(falsifying)
+            )
+
+        def exchanger_of(operation: str) -> MacExchanger | None:
+            hit = falsifying if operation == "challenge" else None
+            return self._exchanger("acme", hit, operation)
+
+        return await obtain_identity(
+            environment.clock, connections, payload, key, attest, exchanger_of, waits.polling_limit
+        )
+
+    async def _rsa_key(self, bits: int, waits: IdentityWaits) -> rsa.RSAPrivateKey:
+        waiting = self._environment.keys.take(bits)
+        since = self._environment.reactor.seconds()
+        key = await waiting
+        waits.key += self._environment.reactor.seconds() - since
+        return key
+
+    def _attest_properties(self, nonce: bytes | None) -> tuple[bytes, ...]:
+        environment = self._environment
+        hit = environment.decide("attestation", self._device.mac, "DeviceInformation")
+        chain = attest_device(self._device, nonce, environment.wall_clock(), falsified(hit))
+        environment.changed(self._device.mac.index)
+        return chain
 
 
 def log_defect(failure: TwistedFailure) -> None:

@@ -1,0 +1,91 @@
+"""The ACME client: obtains an identity for a key of this Mac. Source: RFC 8555; `agent.pki.acme.client` decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agent.mdm.checkin import USER_AGENT
+from agent.mdm.pages import page_in
+from agent.mdm.waits import bounded_wait
+from agent.net.http.fetch import ConnectionTo, Exchanger, ask, retry_after
+from agent.net.timing import Clock, sleep
+from agent.pki.acme.attestation import attestation_answer
+from agent.pki.acme.client import Challenge, Request, Response, Wait, Wanted, certificate_steps
+from agent.pki.acme.csr import build_csr
+from agent.pki.acme.errors import ACMEError
+from agent.pki.acme.jws import CONTENT_TYPE
+from agent.pki.identity import Identity, PrivateKey
+from agent.profiles.acme import ACMEPayload
+
+Attest = Callable[[str], tuple[bytes, ...]]
+"""Returns the chain that attests the key for a challenge's token; empty where the Mac attests nothing."""
+
+
+class OrderTimedOut(ACMEError):
+    """The server had not decided when the time limit was over."""
+
+    timed_out = True
+
+
+async def obtain_identity(
+    clock: Clock,
+    connection_to: ConnectionTo,
+    payload: ACMEPayload,
+    key: PrivateKey,
+    attest: Attest,
+    exchanger_of: Callable[[str], Exchanger | None],
+    polling_limit: float = inf,
+) -> Identity:
+    """Order a certificate for ``key`` from the server of an ACME payload. Raises PeerError.
+
+    ``exchanger_of`` returns what sends the request of an operation, as in ``ask``. The server is waited for during
+    ``polling_limit`` seconds at most. The account's key is new: a Mac orders once for each payload.
+    """
+    csr = build_csr(
+        key,
+        payload.client_identifier,
+        payload.subject,
+        subject_alt_name=payload.subject_alt_name,
+        key_usage=payload.usage_flags,
+        extended_key_usage=payload.extended_key_usage,
+    )
+    account_key = ec.generate_private_key(ec.SECP256R1())
+    steps = certificate_steps(payload.directory_url, account_key, Wanted(payload.client_identifier, csr))
+    deadline = clock.seconds() + polling_limit
+    answer: Response | dict[str, str] | None = None
+    try:
+        while True:
+            match steps.send(answer):
+                case Request() as request:
+                    answer = await _send(connection_to, request, exchanger_of(request.operation))
+                case Challenge(token=token):
+                    answer = attestation_answer(attest(token))
+                case Wait(seconds):
+                    answer = None
+                    await sleep(clock, max(0.0, min(bounded_wait(seconds), deadline - clock.seconds())))
+                    if clock.seconds() >= deadline:
+                        raise OrderTimedOut(
+                            f"the ACME server has not decided after {polling_limit:g} s, the time limit"
+                        )
+    except StopIteration as end:
+        certificate, *others = end.value
+    chain = tuple(link for link in others if link != certificate and link.subject != link.issuer)
+    return Identity(certificate, key, chain)
+
+
+async def _send(connection_to: ConnectionTo, request: Request, exchanger: Exchanger | None) -> Response:
+    headers: Mapping[str, Any] = {"User-Agent": USER_AGENT, "Accept": "*/*"}
+    if request.body is not None:
+        headers = {**headers, "Content-Type": CONTENT_TYPE}
+    response = await ask(connection_to, request.method, request.url, headers, request.body, exchanger=exchanger)
+    page = page_in(response.body, response.headers.get("content-type", ""))
+    if page:
+        raise ACMEError(
+            f"Expected an ACME server's answer to {request.operation}, found {page} (status {response.status}). "
+            "Check that the payload's DirectoryURL leads to the ACME server, and not to a login page or a proxy."
+        )
+    return Response(response.status, response.headers, response.body, retry_after(response))
