@@ -14,8 +14,8 @@ from agent.cli.signals import importing
 def attestation_root(out: str | None) -> None:
     """Print the root certificate of the simulated Macs' attestations, as PEM.
 
-    Your server needs it as a trust anchor for attestations, in place of Apple's. It is the same for every fleet. Anyone can
-    make its keys: use it on test servers only.
+    Your server needs it as a trust anchor for attestations, in place of Apple's. It is the same for every fleet.
+    Anyone can make its keys: use it on test servers only.
     """
     with importing():
         from agent.files import write_file
