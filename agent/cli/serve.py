@@ -39,7 +39,8 @@ from agent.fleet.population import DEFAULT_SEED
     "--os",
     "os_version",
     metavar="VERSION",
-    help="The macOS of the Macs of --devices: a release, such as 26.4, or a major version, such as 27.",
+    help="The macOS of the Macs of --devices: a release, such as 26.4, a major version, such as 27, or several, such "
+    "as 26.4,27 or 26=3,27=1.",
 )
 @click.option("--model", metavar="IDENTIFIER", help="The model of the Macs of --devices, such as Mac16,10.")
 @click.option(

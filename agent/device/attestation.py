@@ -12,6 +12,7 @@ from typing import TypeGuard
 
 from agent.device.information import QUERIES
 from agent.device.mac import Attestation, Device
+from agent.device.supported import query_exists
 from agent.fleet.population import Mac
 from agent.pki.issuing import attestation as oids
 from agent.pki.issuing.attestation import Falsified, attestation_authority, derived_key
@@ -29,11 +30,11 @@ _MORE_PROPERTIES = (14, 2)
 # The text of each property by its OID, and the release from which on it is attested.
 _PROPERTIES: Mapping[str, tuple[tuple[int, int], Callable[[Device], str]]] = {
     oids.SERIAL_NUMBER: (_FIRST, lambda device: device.mac.serial_number),
-    oids.UDID: (_FIRST, lambda device: str(QUERIES["ProvisioningUDID"][1](device))),
+    oids.UDID: (_FIRST, lambda device: device.mac.provisioning_udid),
     oids.SEPOS_VERSION: (_FIRST, lambda device: device.mac.os_version),
     oids.SOFTWARE_UPDATE_DEVICE_ID: (
         _MORE_PROPERTIES,
-        lambda device: str(QUERIES["SoftwareUpdateDeviceID"][1](device)),
+        lambda device: str(QUERIES["SoftwareUpdateDeviceID"](device)),
     ),
     oids.OS_VERSION: (_MORE_PROPERTIES, lambda device: device.mac.os_version),
     oids.LLB_VERSION: (_MORE_PROPERTIES, lambda device: device.mac.os_version),  # ours: its form is not documented
@@ -45,7 +46,7 @@ _PROPERTIES: Mapping[str, tuple[tuple[int, int], Callable[[Device], str]]] = {
 
 def can_attest(mac: Mac) -> bool:
     """Whether hardware and system can make attestations: Apple silicon, from macOS 14 on."""
-    return mac.apple_silicon and _release(mac) >= _FIRST
+    return mac.apple_silicon and query_exists(QUERY, mac.os_version)
 
 
 def usable_by(mac: Mac, payload: ACMEPayload) -> ACMEPayload:

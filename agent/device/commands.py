@@ -29,6 +29,7 @@ from agent.device.steps import (
     Steps,
     SynchroniseDeclarations,
 )
+from agent.device.supported import command_problem
 from agent.errors import PeerError
 from agent.lom.power import SystemRequest
 from agent.lom.requests import (
@@ -78,6 +79,9 @@ class Rule:
 
 def carry_out(device: Device, command: Command) -> Result | CommandSteps:
     """The result of a command, or the steps that return it."""
+    problem = command_problem(command.request_type, device.mac.os_version, command.channel)
+    if problem is not None:
+        return _mdm_error(INVALID_REQUEST_TYPE, problem)
     rule = COMMANDS.get(command.request_type)
     if rule is None:
         return _mdm_error(INVALID_REQUEST_TYPE, f"the request type {command.request_type[:200]} is not supported")
@@ -202,18 +206,18 @@ def _device_information(device: Device, command: Command) -> Result | CommandSte
         nonce = command.body.get(attestation.NONCE)
         if not attestation.is_valid(nonce) or attestation.QUERY not in queries:
             return _FORMAT_ERROR
-        return _attested_information(device, queries, nonce)
-    return acknowledged({"QueryResponses": device_information(device, queries)})
+        return _attested_information(device, queries, nonce, command.channel)
+    return acknowledged({"QueryResponses": device_information(device, queries, command.channel)})
 
 
-def _attested_information(device: Device, queries: list[str], nonce: bytes | None) -> CommandSteps:
+def _attested_information(device: Device, queries: list[str], nonce: bytes | None, channel: str) -> CommandSteps:
     chain: tuple[bytes, ...] | PeerError = yield AttestProperties(nonce)
     attested = {} if isinstance(chain, PeerError) else {attestation.QUERY: list(chain)}
-    return acknowledged({"QueryResponses": device_information(device, queries) | attested})
+    return acknowledged({"QueryResponses": device_information(device, queries, channel) | attested})
 
 
-def _security_info(device: Device, _command: Command) -> Result:
-    return acknowledged({"SecurityInfo": security_information(device)})
+def _security_info(device: Device, command: Command) -> Result:
+    return acknowledged({"SecurityInfo": security_information(device, command.channel)})
 
 
 def _installed_application_list(device: Device, command: Command) -> Result:
@@ -230,7 +234,7 @@ def _settings(device: Device, command: Command) -> Result:
     items = command.body.get("Settings")
     if not _is_list_of(items, dict):
         return _FORMAT_ERROR
-    return acknowledged({"Settings": apply_settings(device, items)})
+    return acknowledged({"Settings": apply_settings(device, items, command.channel)})
 
 
 def _device_configured(device: Device, _command: Command) -> Result:

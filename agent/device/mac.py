@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.device.names import local_host_name_of
 from agent.device.steps import ChangePower, FollowUp
 from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
@@ -176,6 +177,11 @@ class Device:
         return self.settings.host_name or self.mac.host_name
 
     @property
+    def local_host_name(self) -> str:
+        """The name for Bonjour: made from a computer name from Settings, or the factory default."""
+        return local_host_name_of(self.settings.device_name) or self.mac.host_name
+
+    @property
     def announcement(self) -> Announcement:
         """The device properties in Authenticate."""
         mac = self.mac
@@ -197,7 +203,7 @@ class Device:
             "SerialNumber": self.mac.serial_number,
             "ComputerName": self.device_name,
             "HostName": self.host_name,
-            "LocalHostName": self.host_name,
+            "LocalHostName": self.local_host_name,
             "MACAddress": self.mac.macs[0],
             "EthernetMACAddress": self.mac.macs[0],
         }

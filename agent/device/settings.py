@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agent.device.mac import Device
+from agent.device.supported import DEVICE_CHANNEL, setting_problem
 from agent.mdm.results import INVALID_REQUEST_TYPE, MALFORMED_REQUEST, ChainedError, Domain
 from agent.mdm.values import WrongType, converted
 from agent.plists import type_name
@@ -26,18 +27,23 @@ class _Refused(Exception):
         self.code = code
 
 
-def apply_settings(device: Device, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def apply_settings(
+    device: Device, items: Sequence[Mapping[str, Any]], channel: str = DEVICE_CHANNEL
+) -> list[dict[str, Any]]:
     """Apply the items in order; returns the result of each: Acknowledged, or Error with its ErrorChain."""
-    return [_apply(device, item) for item in items]
+    return [_apply(device, item, channel) for item in items]
 
 
-def _apply(device: Device, item: Mapping[str, Any]) -> dict[str, Any]:
+def _apply(device: Device, item: Mapping[str, Any], channel: str) -> dict[str, Any]:
     name = item.get("Item")
-    setter = _SETTERS.get(name) if isinstance(name, str) else None
     answer: dict[str, Any] = {"Item": name} if isinstance(name, str) else {}
     try:
-        if setter is None:
-            raise _Refused(INVALID_REQUEST_TYPE, f"the setting {str(name)[:_MAX_QUOTED]} is not supported")
+        if not isinstance(name, str):
+            raise _Refused(MALFORMED_REQUEST, f"Item: expected a string, found {type_name(name)}")
+        problem = setting_problem(name, device.mac.os_version, channel)
+        setter = _SETTERS.get(name)
+        if problem is not None or setter is None:
+            raise _Refused(INVALID_REQUEST_TYPE, problem or f"the setting {name} is not supported")
         setter(device, item)
     except _Refused as refused:
         error = ChainedError(Domain.MDM, refused.code, str(refused))

@@ -15,7 +15,7 @@ from agent.errors import OperatorError
 from agent.fleet import derivation
 from agent.fleet.chance import Chance
 from agent.fleet.derivation import Derivation, uuid_text
-from agent.fleet.models import USUAL_MIX, Mix, model_named
+from agent.fleet.models import USUAL_MIX, Mix, OSChoice, model_named, os_text
 from agent.lom.addresses import AddressError, link_local_from_mac, mac_from_link_local
 from agent.pki.names import ascii_lower, ascii_upper
 
@@ -25,6 +25,11 @@ DEFAULT_SEED = "lom-agent"  # our choice
 SERIAL_CHARACTERS_A_MAC = 10  # of a serial number, after the model's prefix
 DOMAIN = "lom.test"  # never resolved; .test is reserved (RFC 6761, 6.2)
 LOM_PROTOCOL_VERSION = 1  # of our link; Apple's wire format is unpublished
+
+# Disks of 256 GB, 512 GB, 1 TB and 2 TB as macOS reports their capacity; most Macs have one of the smaller ones.
+_CAPACITIES = (245.11, 494.38, 494.38, 494.38, 994.66, 994.66, 1995.22)
+
+_TIME_ZONES = ("America/Los_Angeles", "America/New_York", "Asia/Tokyo", "Europe/Berlin", "Europe/London")
 
 CONTROLLER = "controller"
 DEVICE = "device"
@@ -87,6 +92,29 @@ class Mac:
         return self.source.digest(b"bootstrap token", self.index)[:32]
 
     @property
+    def provisioning_udid(self) -> str:
+        """ProvisioningUDID: of a Mac with Apple silicon the numbers of its chip, otherwise the UDID."""
+        chip = model_named(self.model).chip_id
+        unique = int.from_bytes(self.source.digest(b"chip number", self.index)[:7], "big")
+        return f"{chip:08X}-{unique:016X}" if chip else self.udid
+
+    @property
+    def capacity_gb(self) -> float:
+        """The size of the disk as macOS reports it, in GB."""
+        return _CAPACITIES[self.source.digest(b"capacity", self.index)[0] % len(_CAPACITIES)]
+
+    @property
+    def available_gb(self) -> float:
+        """The free space of the disk in GB: 10 % to 90 % of its size."""
+        share = 0.1 + 0.8 * int.from_bytes(self.source.digest(b"capacity", self.index)[1:5], "big") / (1 << 32)
+        return round(self.capacity_gb * share, 2)
+
+    @property
+    def time_zone(self) -> str:
+        """The IANA name of the time zone of its segment, which is at one place."""
+        return _TIME_ZONES[self.source.digest(b"time zone", self.segment)[0] % len(_TIME_ZONES)]
+
+    @property
     def wifi_mac(self) -> str:
         """The MAC address of the Wi-Fi interface; LOM does not use it."""
         return self.source.mac_address(self.index, derivation.WIFI)
@@ -143,7 +171,7 @@ class Population:
         devices: int,
         segment_size: int = DEFAULT_SEGMENT_SIZE,
         *,
-        os: str | None = None,
+        os: OSChoice | None = None,
         model: str | None = None,
     ) -> None:
         if not isinstance(seed, str):
@@ -151,9 +179,9 @@ class Population:
         self.seed = seed
         self.devices = _counted("the number of devices", devices, MAX_DEVICES)
         self.segment_size = _counted("the segment size", segment_size, MAX_DEVICES)
-        self.os = os
+        self.os = os_text(os)
         self.model = model
-        self._mix = USUAL_MIX if os is None and model is None else Mix(os, model)
+        self._mix = USUAL_MIX if os is None and model is None else Mix(self.os, model)
         self._source = Derivation(seed)
 
     def __reduce__(self) -> tuple[Callable[..., Population], tuple[str, int, int, str | None, str | None]]:

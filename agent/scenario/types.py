@@ -49,9 +49,10 @@ class FleetPart(MacSettings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Count, key("Macs in one segment (subnet). The first Mac of each segment is its LOM Controller.")
     ] = DEFAULT_SEGMENT_SIZE
     os: Annotated[
-        str | None,
+        str | tuple[str, ...] | dict[str, float] | None,
         key(
-            "The macOS of every Mac: a release, such as `26.4`, or a major version, such as `27`; none: a mix.",
+            "The macOS of every Mac: a release, such as `26.4`, or a major version, such as `27`. Of several, such as "
+            "`26.4,27`, each has the same share, or that of its weight: `26=3,27=1`. None: the usual mix.",
             example="26.4",
         ),
     ] = None

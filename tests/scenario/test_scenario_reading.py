@@ -153,6 +153,10 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
     ("text", "wording"),
     [
         # keys and values
+        ("[fleet]\nos = ['26.4', 7]", "fleet.os[1]: expected text, found 7"),
+        ("[fleet]\nos = { 26 = 3, 27 = true }", "fleet.os.27: expected a number, found true"),
+        ("[fleet]\nos = { 26 = 3, 27 = 0 }", "a weight above 0"),
+        ("[fleet]\nos = 7", "fleet.os: expected text, a list of texts or a table, found 7"),
         ("", 'a scenario needs phases; start with [[phase]] and kind = "enroll"'),
         ("naem = 1", 'a scenario has no key "naem"; did you mean "name"?'),
         ("zzz = 1", 'a scenario has no key "zzz"; there are name, description, limits, fleet'),
