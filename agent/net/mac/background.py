@@ -155,7 +155,7 @@ class BackgroundTasks:
             return need.value
         finally:
             self._driven -= 1
-            if life == self._life:  # otherwise the connections are those of a task after the boot
+            if life == self._life and not self._driven:  # otherwise the connections are those of another task
                 self._hang_up()
 
     async def perform(
@@ -232,6 +232,9 @@ class BackgroundTasks:
 
     async def _check_in(self, message: Mapping[str, Any], enrollment: Enrollment) -> bytes:
         """PUT a check-in message; returns the body of the answer. Raises PeerError."""
+        replacing = self._device.enrolling
+        if replacing is not None and enrollment is not replacing.enrollment:
+            raise MacStopped("another enrollment is replacing it")
         facts: dict[str, str | int | float | bool] = {"message": message["MessageType"], "udid": self._device.mac.udid}
         if "Endpoint" in message:
             facts["endpoint"] = message["Endpoint"]
