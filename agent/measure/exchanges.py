@@ -25,7 +25,7 @@ _OVERHEAD_BYTES = 1024  # of an exchange without its bodies, about
 REDACTED = "***"
 
 # The one table of secrets, in lower case: the names of keys whose values are not shown, and parts of such names.
-SECRET_NAMES = ("unlocktoken", "bootstraptoken", "pin", "authorization", "clientidentifier")
+SECRET_NAMES = ("unlocktoken", "bootstraptoken", "pin", "authorization")
 SECRET_PARTS = (
     "challenge",
     "password",
@@ -85,7 +85,7 @@ class HTTPExchange(Struct, frozen=True, kw_only=True):
     request_type: str = ""
     """RequestType of the command that a report is about; the request of a LOM link."""
     message_type: str = ""
-    """MessageType of a check-in; the operation of SCEP."""
+    """MessageType of a check-in; the operation of SCEP; the resource of ACME, such as ``newOrder``."""
     command_uuid: str = ""
     """CommandUUID of the command that a report is about; DeviceRequestUUID of a LOM link."""
     answer_status: str = ""
