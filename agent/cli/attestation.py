@@ -12,10 +12,10 @@ from agent.cli.signals import importing
 @click.command("attestation-root")
 @click.option("--out", type=click.Path(dir_okay=False), metavar="FILE", help="Write it to this file.")
 def attestation_root(out: str | None) -> None:
-    """Print the root certificate of the simulated Macs' attestations, as PEM.
+    """Print the root certificate of the simulated Macs' attestations.
 
-    Your server needs it as a trust anchor for attestations, in place of Apple's. It is the same for every fleet.
-    Anyone can make its keys: use it on test servers only.
+    Your server needs it as a trust anchor for attestations, in place of Apple's. It is in PEM, and the same for every
+    fleet. Anyone can make its keys: use it on test servers only.
     """
     with importing():
         from agent.files import write_file

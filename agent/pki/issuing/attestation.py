@@ -67,6 +67,7 @@ class AttestationAuthority:
         self.root = _signed(_ca(root, root, root_key, 1), root_key)
         self.intermediate = _signed(_ca(_name(name.replace("Root CA", "Sub CA 1")), root, key, 0), root_key)
         self._key = key
+        self._intermediate = self.intermediate.public_bytes(Encoding.DER)  # one object for all chains
 
     def attest(
         self,
@@ -92,7 +93,7 @@ class AttestationAuthority:
             case Falsified.STALE:
                 until = now - timedelta(days=_STALE_DAYS)
                 since = until - LIFETIME
-        return self._leaf(public_key, values, since, until), self.intermediate.public_bytes(Encoding.DER)
+        return self._leaf(public_key, values, since, until), self._intermediate
 
     def _leaf(self, public_key: PublicKey, values: Mapping[str, bytes], since: datetime, until: datetime) -> bytes:
         described = hashlib.sha256(values.get(SERIAL_NUMBER, b"") + values.get(UDID, b"")).hexdigest()

@@ -20,9 +20,11 @@ from stack import Stack, stack
 from agent.errors import PeerError
 from agent.faults.decisions import Faults
 from agent.faults.rules import Rule
+from agent.lab.acme import ACMEAnswer
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.net.mac.client import MDMClient
 from agent.pki.issuing.attestation import attestation_authority
+from agent.profiles.errors import ProfileTimedOut
 
 OPERATIONS = ["directory", "newNonce", "newAccount", "newOrder", "authorization", "challenge", "authorization",
               "order", "finalize", "certificate"]  # fmt: skip
@@ -162,6 +164,27 @@ def test_a_mac_before_macos_14_refuses_a_hardware_bound_key(run_in_reactor: RunI
             with pytest.raises(PeerError, match="expected false before macOS 14"):
                 await running.enroll(running.fleet[0])
             assert not acme_exchanges(log)
+
+    run_in_reactor(scenario())
+
+
+def test_a_server_that_never_decides_is_waited_for_until_the_limit(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack(acme=True, os="15.5", enrolled=False) as running:
+            service = running.server._acme
+            assert service is not None
+            answer = service.answer
+
+            def undecided(method: str, path: str, body: bytes, content_type: str) -> ACMEAnswer:
+                found = answer(method, path, body, content_type)
+                if not path.startswith(("/order/", "/authorization/")):
+                    return found
+                content = json.dumps({**json.loads(found.body), "status": "pending"}).encode()
+                return ACMEAnswer(found.status, found.content_type, content, found.headers)
+
+            service.answer = undecided  # type: ignore[method-assign]
+            with pytest.raises(ProfileTimedOut, match="has not decided"):
+                await running.fleet[0].enroll_at(running.server.enrollment_url, polling_limit=0.05)
 
     run_in_reactor(scenario())
 
