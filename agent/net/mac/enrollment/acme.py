@@ -12,11 +12,12 @@ from agent.mdm.checkin import USER_AGENT
 from agent.mdm.pages import page_in
 from agent.mdm.waits import bounded_wait
 from agent.net.http.fetch import ConnectionTo, Exchanger, ask, retry_after
+from agent.net.mac.enrollment import hints
 from agent.net.timing import Clock, sleep
 from agent.pki.acme.attestation import attestation_answer
 from agent.pki.acme.client import Challenge, Request, Response, Wait, Wanted, certificate_steps
 from agent.pki.acme.csr import build_csr
-from agent.pki.acme.errors import ACMEError
+from agent.pki.acme.errors import ACMEError, ACMEProblem
 from agent.pki.acme.jws import CONTENT_TYPE
 from agent.pki.identity import Identity, PrivateKey
 from agent.profiles.acme import ACMEPayload
@@ -73,6 +74,9 @@ async def obtain_identity(
                         )
     except StopIteration as end:
         certificate, *others = end.value
+    except ACMEProblem as problem:
+        hint = hints.ACME.get(problem.type, "")
+        raise ACMEProblem(problem.type, hints.with_hint(str(problem), hint), problem.status) from problem
     chain = tuple(link for link in others if link != certificate and link.subject != link.issuer)
     return Identity(certificate, key, chain)
 
