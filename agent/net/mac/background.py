@@ -169,7 +169,7 @@ class BackgroundTasks:
                 case ObtainIdentity(payload, anchors):
                     return await self._obtain_identity(payload, anchors, waits or IdentityWaits())
                 case AttestProperties(nonce):
-                    return self._attest_properties(nonce)
+                    return self.attest_properties(nonce)[0]
                 case CheckIn(message, enrollment):
                     await self._kept()
                     return await self._check_in(message, enrollment)
@@ -329,12 +329,13 @@ class BackgroundTasks:
         waits.key += self._environment.reactor.seconds() - since
         return key
 
-    def _attest_properties(self, nonce: bytes | None) -> tuple[bytes, ...]:
+    def attest_properties(self, nonce: bytes | None) -> tuple[tuple[bytes, ...], Hit | None]:
+        """The Mac's attestation for DeviceInformation, and the rule that hits it."""
         environment = self._environment
         hit = environment.decide("attestation", self._device.mac, "DeviceInformation")
         chain = attest_device(self._device, nonce, environment.wall_clock(), falsified(hit))
         environment.changed(self._device.mac.index)
-        return chain
+        return chain, hit
 
 
 def log_defect(failure: TwistedFailure) -> None:

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure as TwistedFailure
 
 from agent.device.commands import CommandSteps, carry_out
 from agent.device.mac import Device
-from agent.device.steps import Done, advance
+from agent.device.steps import AttestProperties, Done, advance
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.faults.decisions import Hit
 from agent.lom.link import LinkRequest
@@ -220,6 +220,11 @@ class Commands:
 
     def _step(self, steps: CommandSteps, answer: Any, report: Report) -> None:
         need = advance(steps, answer)
+        while isinstance(need, AttestProperties):
+            chain, hit = self._background.attest_properties(need.nonce)
+            if hit is not None and self._current is not None:
+                self._current.hit = self._current.hit or hit
+            need = advance(steps, chain)
         if isinstance(need, Done):
             self._finish(need.value, report)
             return

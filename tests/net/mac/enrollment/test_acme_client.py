@@ -202,10 +202,10 @@ async def attestation(running: Stack, client: MDMClient, **keys: Any) -> list[by
 def test_device_information_has_an_attestation_which_a_rule_falsifies(
     run_in_reactor: RunInReactor, tmp_path: Path
 ) -> None:
-    faults = Faults()
+    faults, log = Faults(), ExchangeLog()
 
     async def scenario() -> None:
-        async with stack(os="15.5", faults=faults) as running:
+        async with stack(os="15.5", faults=faults, log=log) as running:
             client = running.fleet[0]
             nonce = bytes(range(32))
             chain = await attestation(running, client, DeviceAttestationNonce=nonce)
@@ -217,12 +217,13 @@ def test_device_information_has_an_attestation_which_a_rule_falsifies(
             assert values["udid"].decode() == provisioning["QueryResponses"]["ProvisioningUDID"]
             for what in ("nonce", "serial", "stale", "root"):
                 faults.clear()
-                faults.add(Rule(on="attestation", type="DeviceInformation", do="falsify", what=what), 0.0)  # type: ignore[arg-type]
+                faults.add(Rule(id=what, on="attestation", type="DeviceInformation", do="falsify", what=what), 0.0)  # type: ignore[arg-type]
                 other = await attestation(running, client, DeviceAttestationNonce=nonce)
                 said = openssl_verifies(other, tmp_path)
                 assert bool(said) == (what in ("stale", "root")), said
                 changed = {name for name, value in attested(other[0]).items() if values[name] != value}
                 assert changed == {"nonce": {"freshness"}, "serial": {"serial"}}.get(what, set())
+                await running.until(lambda name=what: any(name in each.rules for each in log), "the exchange")  # type: ignore[misc]
             faults.clear()
             assert await attestation(running, client) == chain
 
