@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 from agent.device.declarations import synchronise
 from agent.errors import PeerError
-from agent.lab.core import Message, Refused
+from agent.lab.core import Refused
 from agent.net.mac.client import MDMClient
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment
@@ -34,16 +34,15 @@ def kind(identity: str) -> dict[str, Any]:
 
 def at_authenticate(running: Stack, does: Callable[[], object]) -> None:
     """Have ``does`` called when the lab receives the next Authenticate, before it answers."""
-    check_in, called = running.lab.check_in, []
+    authenticate, called = running.lab._authenticate, []
 
-    def received(message: Message) -> bytes:
-        if b"Authenticate" in message.body and not called:
-            called.append(message)
+    def received(*arguments: Any) -> None:
+        if not called:
+            called.append(arguments)
             does()
-        return check_in(message)
+        authenticate(*arguments)
 
-    # The resource of the check-ins has the method already.
-    running.server._ports[-1].factory.wrappedFactory.resource.children[b"checkin"]._take = received
+    running.lab._authenticate = received  # type: ignore[method-assign]
 
 
 async def works(running: Stack, client: MDMClient) -> None:
