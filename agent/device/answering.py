@@ -109,6 +109,11 @@ def answer_among(macs: list[Mac], index: int, octets: bytes, dialect: Dialect, w
     return result.body(chosen.device.mac.udid, command.uuid)
 
 
+def _attested(device: Device, nonce: bytes | None) -> tuple[bytes, ...]:
+    date = datetime.now(UTC)
+    return attest_device(device, nonce, date.timestamp(), date)
+
+
 def _run(steps: CommandSteps, controller: OfflineMac, network: MemoryNetwork) -> Result:
     answer: object = None
     try:
@@ -117,7 +122,7 @@ def _run(steps: CommandSteps, controller: OfflineMac, network: MemoryNetwork) ->
                 case RelayItems(items):
                     answer = [network.relay(controller, item) for item in items]
                 case AttestProperties(nonce):
-                    answer = attest_device(controller.device, nonce, datetime.now(UTC).timestamp())
+                    answer = _attested(controller.device, nonce)
                 case ObtainIdentity(payload, _):
                     url = payload.directory_url if isinstance(payload, ACMEPayload) else payload.url
                     answer = NoNetwork(f"there is no network here to reach {url}")

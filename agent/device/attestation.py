@@ -7,7 +7,7 @@ profiles/com.apple.security.acme.yaml (hardware support).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeGuard
 
 from agent.device.information import QUERIES
@@ -69,27 +69,25 @@ def attested_properties(device: Device) -> dict[str, bytes]:
 
 
 def attest_key(
-    device: Device, public_key: PublicKey, freshness: bytes, now: float, falsified: Falsified | None = None
+    device: Device, public_key: PublicKey, freshness: bytes, date: datetime, falsified: Falsified | None = None
 ) -> tuple[bytes, ...]:
-    """The chain in DER that attests a key and the Mac's properties, for ACME."""
-    properties = attested_properties(device)
-    date = datetime.fromtimestamp(now, UTC)
-    return attestation_authority().attest(public_key, properties, freshness, date, falsified)
+    """The chain in DER that attests a key and the Mac's properties, for ACME. ``date`` is that of the servers."""
+    return attestation_authority().attest(public_key, attested_properties(device), freshness, date, falsified)
 
 
 def attest_device(
-    device: Device, nonce: bytes | None, now: float, falsified: Falsified | None = None
+    device: Device, nonce: bytes | None, now: float, date: datetime, falsified: Falsified | None = None
 ) -> tuple[bytes, ...]:
     """The chain in DER for DeviceInformation: the cached attestation, or a new one with this nonce, which is cached.
 
     The cached one is the answer to a request without a nonce or with the nonce that it has, and to every request within
-    seven days of its generation. A falsified one is not cached.
+    seven days of its generation by the Mac's clock, which shows ``now`` (seconds since the epoch). ``date`` is that of
+    the servers, from which the certificate is valid. A falsified attestation is not cached.
     """
     cached = device.attestation
     if cached is not None and falsified is None and _answers(cached, nonce, now):
         return cached.chain
     key = derived_key(b"device key " + device.mac.source.digest(b"attestation", device.mac.index))
-    date = datetime.fromtimestamp(now, UTC)
     properties = attested_properties(device)
     chain = attestation_authority().attest(key.public_key(), properties, nonce or None, date, falsified)
     if falsified is None:

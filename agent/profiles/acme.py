@@ -9,7 +9,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.errors import PeerError
-from agent.pki.acme.csr import extended_key_usage_of
+from agent.pki.acme.csr import extended_key_usage_of, permanent_identifier
 from agent.pki.scep.csr import MAX_NAMES, alternative_names, subject_name
 from agent.profiles.errors import malformed
 from agent.profiles.profile import Payload
@@ -71,6 +71,7 @@ def acme_of(payload: Payload) -> ACMEPayload:
         subject_name(subject)
         alternative_names(subject_alt_name)
         extended_key_usage_of(extended)
+        permanent_identifier(identifier)
     except PeerError as error:
         raise malformed(f"the payload “{payload.name}”: {error}") from error
     return ACMEPayload(

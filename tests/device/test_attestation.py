@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from agent.pki.issuing.authority import Authority
 
 NOW = 1_800_000_000.0
 NONCE = b"n" * 32
+DATE = datetime(2026, 11, 28, tzinfo=UTC)
 
 
 def standing(os: str = "15.5", model: str | None = None) -> Device:
@@ -48,38 +50,38 @@ def asked(device: Device, **body: Any) -> object:
 
 def test_a_new_nonce_is_honoured_after_seven_days() -> None:
     device = standing()
-    first = attest_device(device, NONCE, NOW)
+    first = attest_device(device, NONCE, NOW, DATE)
     assert freshness(first) == NONCE
-    assert attest_device(device, None, NOW + 2 * FRESH_SECONDS) == first
-    assert attest_device(device, NONCE, NOW + 2 * FRESH_SECONDS) == first
-    assert attest_device(device, b"other", NOW + FRESH_SECONDS - 1) == first
-    second = attest_device(device, b"other", NOW + FRESH_SECONDS)
+    assert attest_device(device, None, NOW + 2 * FRESH_SECONDS, DATE) == first
+    assert attest_device(device, NONCE, NOW + 2 * FRESH_SECONDS, DATE) == first
+    assert attest_device(device, b"other", NOW + FRESH_SECONDS - 1, DATE) == first
+    second = attest_device(device, b"other", NOW + FRESH_SECONDS, DATE)
     assert freshness(second) == b"other"
-    assert attest_device(device, NONCE, NOW + FRESH_SECONDS + 1) == second
+    assert attest_device(device, NONCE, NOW + FRESH_SECONDS + 1, DATE) == second
 
 
 def test_an_attestation_without_a_nonce_has_no_freshness_code_and_is_cached() -> None:
     device = standing()
-    first = attest_device(device, None, NOW)
+    first = attest_device(device, None, NOW, DATE)
     assert freshness(first) is None
-    assert attest_device(device, NONCE, NOW + 1) == first
+    assert attest_device(device, NONCE, NOW + 1, DATE) == first
     device.erase()
-    assert freshness(attest_device(device, NONCE, NOW + 2)) == NONCE
+    assert freshness(attest_device(device, NONCE, NOW + 2, DATE)) == NONCE
 
 
 @pytest.mark.parametrize("falsified", list(Falsified))
 def test_a_falsified_attestation_is_not_cached(falsified: Falsified) -> None:
     device = standing()
-    first = attest_device(device, NONCE, NOW)
-    assert attest_device(device, NONCE, NOW, falsified) != first
-    assert attest_device(device, NONCE, NOW) == first
+    first = attest_device(device, NONCE, NOW, DATE)
+    assert attest_device(device, NONCE, NOW, DATE, falsified) != first
+    assert attest_device(device, NONCE, NOW, DATE) == first
 
 
 def test_the_cache_is_part_of_the_stored_mac() -> None:
     device, again = standing(), standing()
-    first = attest_device(device, NONCE, NOW)
+    first = attest_device(device, NONCE, NOW, DATE)
     restore_device(again, device_record(device))
-    assert attest_device(again, b"other", NOW + 1) == first
+    assert attest_device(again, b"other", NOW + 1, DATE) == first
 
 
 @pytest.mark.parametrize(
@@ -124,3 +126,12 @@ def test_the_properties_are_those_of_the_mac() -> None:
     assert found[SERIAL_NUMBER] == mac.serial_number.encode()
     assert found[UDID] == mac.provisioning_udid.encode() != mac.udid.encode()
     assert (found[OS_VERSION], found[SIP_STATUS]) == (b"15.5", b"0")
+
+
+def test_the_certificate_is_valid_by_the_date_of_the_servers() -> None:
+    device = standing()
+    first = attest_device(device, NONCE, NOW, DATE)
+    second = attest_device(device, b"other", NOW + FRESH_SECONDS, DATE)  # by the Mac's clock a week later
+    for chain in (first, second):
+        leaf = x509.load_der_x509_certificate(chain[0])
+        assert leaf.not_valid_before_utc < DATE < leaf.not_valid_after_utc

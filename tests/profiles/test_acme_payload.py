@@ -69,6 +69,7 @@ def test_every_key_of_apples_list_is_possible(keys: dict[str, Any]) -> None:
         ({"HardwareBound": None}, "HardwareBound"),
         ({"ClientIdentifier": ""}, "ClientIdentifier"),
         ({"ClientIdentifier": "x" * 5000}, "ClientIdentifier"),
+        ({"ClientIdentifier": "\ud800"}, "not Unicode"),
         ({"DirectoryURL": "http://acme.example.com/"}, "DirectoryURL .*https"),
         ({"Subject": None}, "Subject"),
         ({"Subject": [[["no OID", "a"]]]}, "Subject"),

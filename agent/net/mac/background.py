@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from math import inf
 from typing import Any
@@ -310,9 +311,8 @@ class BackgroundTasks:
             if not payload.attest or not can_attest(mac):
                 return ()
             falsifying = environment.decide("attestation", mac, "acme")
-            return attest_key(
-                self._device, key.public_key(), freshness_code(token), environment.wall_clock(), falsified(falsifying)
-            )
+            public_key, freshness = key.public_key(), freshness_code(token)
+            return attest_key(self._device, public_key, freshness, self._date, falsified(falsifying))
 
         def exchanger_of(operation: str) -> MacExchanger | None:
             hit = falsifying if operation == "challenge" else None
@@ -329,11 +329,16 @@ class BackgroundTasks:
         waits.key += self._environment.reactor.seconds() - since
         return key
 
+    @property
+    def _date(self) -> datetime:
+        """The date of the servers, also where the clock of the Macs shows another one."""
+        return datetime.fromtimestamp(self._environment.now().wall, UTC)
+
     def attest_properties(self, nonce: bytes | None) -> tuple[tuple[bytes, ...], Hit | None]:
         """The Mac's attestation for DeviceInformation, and the rule that hits it."""
         environment = self._environment
         hit = environment.decide("attestation", self._device.mac, "DeviceInformation")
-        chain = attest_device(self._device, nonce, environment.wall_clock(), falsified(hit))
+        chain = attest_device(self._device, nonce, environment.wall_clock(), self._date, falsified(hit))
         environment.changed(self._device.mac.index)
         return chain, hit
 

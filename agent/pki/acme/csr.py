@@ -29,7 +29,7 @@ def build_csr(
     """The DER of a request for ``private_key``, with the payload's values after substitution of their variables.
 
     The client identifier is a permanentIdentifier (RFC 4043) in the subjectAltName. Raises SCEPError for a Subject or
-    SubjectAltName that cannot be written, ACMEError for an ExtendedKeyUsage.
+    SubjectAltName that cannot be written, ACMEError for other values.
     """
     identifier = x509.OtherName(PERMANENT_IDENTIFIER_OID, permanent_identifier(client_identifier))
     names = [identifier, *alternative_names(subject_alt_name)]
@@ -40,12 +40,18 @@ def build_csr(
     if extended_key_usage:
         builder = builder.add_extension(extended_key_usage_of(extended_key_usage), critical=False)
     large = isinstance(private_key, ec.EllipticCurvePrivateKey) and private_key.key_size > 256
-    return builder.sign(private_key, hashes.SHA384() if large else hashes.SHA256()).public_bytes(Encoding.DER)
+    try:
+        return builder.sign(private_key, hashes.SHA384() if large else hashes.SHA256()).public_bytes(Encoding.DER)
+    except ValueError as error:
+        raise ACMEError(f"the certificate request cannot be written: {error}") from error
 
 
 def permanent_identifier(value: str) -> bytes:
-    """The DER of a PermanentIdentifier without an assigner."""
-    return der.sequence(der.encode(der.UTF8_STRING, value.encode()))
+    """The DER of a PermanentIdentifier without an assigner. Raises ACMEError."""
+    try:
+        return der.sequence(der.encode(der.UTF8_STRING, value.encode()))
+    except UnicodeEncodeError as error:
+        raise ACMEError(f"the client identifier is not Unicode text: {error}") from error
 
 
 def extended_key_usage_of(oids: Sequence[str]) -> x509.ExtendedKeyUsage:
