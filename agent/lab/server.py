@@ -19,6 +19,7 @@ from twisted.web.resource import Resource
 from zope.interface import implementer
 
 from agent.lab.acme import PATH, ACMEService
+from agent.lab.acme_server import ACMEResource
 from agent.lab.api import API, is_authorised
 from agent.lab.breaking import BREAKING, BreakingSite
 from agent.lab.core import Lab, Message, Refused
@@ -104,7 +105,7 @@ class LabServer:
             self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
         if self._acme is not None:
             self.lab.issued = self._acme.renewals
-            root.putChild(b"acme", _ACME(self._acme))
+            root.putChild(b"acme", ACMEResource(self._acme))
         connections = _Connections(self.authorities, self._identity, self.lab.defects)
         site = BoundedSite(root) if self.lab.defects.isdisjoint(BREAKING) else BreakingSite(root, self.lab)
         site.keeps_body = self._keeps_body
@@ -287,35 +288,6 @@ class _SCEP(_Endpoint):
             answered = self._service.operate(_argument(request, b"operation"), message)
             request.setResponseCode(answered.status)
             request.setHeader(b"content-type", answered.content_type.encode("ascii"))
-            return answered.body
-
-        return self.respond(request, answer)
-
-
-class _ACME(_Endpoint):
-    methods = (b"GET", b"HEAD", b"POST")
-
-    def __init__(self, service: ACMEService) -> None:
-        super().__init__()
-        self._service = service
-
-    def render_GET(self, request: Any) -> bytes:
-        """The directory, or a new nonce."""
-        return self._answer(request, b"")
-
-    def render_POST(self, request: Any) -> bytes:
-        """A signed message."""
-        return self._answer(request, request.content.read())
-
-    def _answer(self, request: Any, body: bytes) -> bytes:
-        def answer() -> bytes:
-            path = request.path.decode("latin-1").removeprefix(PATH)
-            content_type = _single(request, b"content-type") or ""
-            answered = self._service.answer(request.method.decode("latin-1"), path, body, content_type)
-            request.setResponseCode(answered.status)
-            request.setHeader(b"content-type", answered.content_type.encode("ascii"))
-            for name, value in answered.headers.items():
-                request.setHeader(name.encode("ascii"), value.encode("ascii"))
             return answered.body
 
         return self.respond(request, answer)

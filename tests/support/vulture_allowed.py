@@ -58,6 +58,7 @@ ALLOWED = {
     "fleet.derivation: SECONDARY_ETHERNET": "one of the four port numbers, which are assigned together",
     "lab.api: isLeaf": _TWISTED,
     "lab.server: isLeaf": _TWISTED,
+    "lab.acme_server: isLeaf": _TWISTED,
     "lab.server: render_GET": _TWISTED,
     "lab.server: render_POST": _TWISTED,
     "lab.server: render_PUT": _TWISTED,
