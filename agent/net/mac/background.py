@@ -8,19 +8,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from math import inf
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 
 from agent import plists
-from agent.device.attestation import attest_device, attest_key, can_attest
 from agent.device.mac import Device
 from agent.device.steps import (
     AttestProperties,
@@ -44,14 +42,14 @@ from agent.measure.exchanges import Kind
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import Connections, ask
 from agent.net.http.http1 import Origin, without_query
+from agent.net.mac.attesting import attest_properties
 from agent.net.mac.enrollment import hints
 from agent.net.mac.exchanging import MacExchanger
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.injection import altered, falsified
-from agent.pki.acme.attestation import freshness_code
+from agent.net.mac.injection import altered
 from agent.pki.cms_signing import mdm_signature
-from agent.pki.identity import Identity, PrivateKey
-from agent.profiles.acme import CURVES, RSA, ACMEPayload
+from agent.pki.identity import Identity
+from agent.profiles.acme import RSA, ACMEPayload
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
 
@@ -170,7 +168,7 @@ class BackgroundTasks:
                 case ObtainIdentity(payload, anchors):
                     return await self._obtain_identity(payload, anchors, waits or IdentityWaits())
                 case AttestProperties(nonce):
-                    return self.attest_properties(nonce)[0]
+                    return attest_properties(self._device, self._environment, nonce)[0]
                 case CheckIn(message, enrollment):
                     await self._kept()
                     return await self._check_in(message, enrollment)
@@ -287,8 +285,14 @@ class BackgroundTasks:
     ) -> Identity:
         with self._others(anchors) as connections:
             if isinstance(payload, ACMEPayload):
-                return await self._identity_by_acme(payload, connections, waits)
-            from agent.net.mac.enrollment.scep import obtain_identity  # imported when it is used: a fast start
+                from agent.net.mac.enrollment.acme import identity_by_acme  # imported when it is used: a fast start
+
+                rsa_key = await self._rsa_key(payload.key_size, waits) if payload.key_type == RSA else None
+                exchanger_of = partial(self._exchanger, "acme")
+                return await identity_by_acme(
+                    self._device, self._environment, connections, payload, rsa_key, exchanger_of, waits.polling_limit
+                )
+            from agent.net.mac.enrollment.scep import obtain_identity  # as above
 
             key = await self._rsa_key(payload.key_size, waits)
             exchanger = self._exchanger("scep")
@@ -296,51 +300,12 @@ class BackgroundTasks:
                 self._environment.clock, connections, payload, key, exchanger, waits.polling_limit
             )
 
-    async def _identity_by_acme(self, payload: ACMEPayload, connections: Connections, waits: IdentityWaits) -> Identity:
-        from agent.net.mac.enrollment.acme import obtain_identity  # as above
-
-        mac, environment, falsifying = self._device.mac, self._environment, None
-        key: PrivateKey
-        if payload.key_type == RSA:
-            key = await self._rsa_key(payload.key_size, waits)
-        else:
-            key = ec.generate_private_key(CURVES[payload.key_size]())
-
-        def attest(token: str) -> tuple[bytes, ...]:
-            nonlocal falsifying
-            if not payload.attest or not can_attest(mac):
-                return ()
-            falsifying = environment.decide("attestation", mac, "acme")
-            public_key, freshness = key.public_key(), freshness_code(token)
-            return attest_key(self._device, public_key, freshness, self._date, falsified(falsifying))
-
-        def exchanger_of(operation: str) -> MacExchanger | None:
-            hit = falsifying if operation == "challenge" else None
-            return self._exchanger("acme", hit, operation)
-
-        return await obtain_identity(
-            environment.clock, connections, payload, key, attest, exchanger_of, waits.polling_limit
-        )
-
     async def _rsa_key(self, bits: int, waits: IdentityWaits) -> rsa.RSAPrivateKey:
         waiting = self._environment.keys.take(bits)
         since = self._environment.reactor.seconds()
         key = await waiting
         waits.key += self._environment.reactor.seconds() - since
         return key
-
-    @property
-    def _date(self) -> datetime:
-        """The date of the servers, also where the clock of the Macs shows another one."""
-        return datetime.fromtimestamp(self._environment.now().wall, UTC)
-
-    def attest_properties(self, nonce: bytes | None) -> tuple[tuple[bytes, ...], Hit | None]:
-        """The Mac's attestation for DeviceInformation, and the rule that hits it."""
-        environment = self._environment
-        hit = environment.decide("attestation", self._device.mac, "DeviceInformation")
-        chain = attest_device(self._device, nonce, environment.wall_clock(), self._date, falsified(hit))
-        environment.changed(self._device.mac.index)
-        return chain, hit
 
 
 def log_defect(failure: TwistedFailure) -> None:

@@ -25,6 +25,7 @@ from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
 from agent.mdm.results import Result, Status
 from agent.measure.operations import Operation
+from agent.net.mac.attesting import attest_properties
 from agent.net.mac.background import BackgroundTasks, log_defect
 from agent.net.mac.exchanging import record_instead
 from agent.net.mac.fleet.environment import Environment
@@ -221,7 +222,7 @@ class Commands:
     def _step(self, steps: CommandSteps, answer: Any, report: Report) -> None:
         need = advance(steps, answer)
         while isinstance(need, AttestProperties):
-            chain, hit = self._background.attest_properties(need.nonce)
+            chain, hit = attest_properties(self._device, self._environment, need.nonce)
             if hit is not None and self._current is not None:
                 self._current.hit = self._current.hit or hit
             need = advance(steps, chain)

@@ -6,21 +6,25 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from agent.device.mac import Device
+from agent.faults.decisions import Hit
 from agent.mdm.checkin import USER_AGENT
 from agent.mdm.pages import page_in
 from agent.mdm.waits import bounded_wait
 from agent.net.http.fetch import ConnectionTo, Exchanger, ask, retry_after
+from agent.net.mac.attesting import attest_acme_key
 from agent.net.mac.enrollment import hints
+from agent.net.mac.fleet.environment import Environment
 from agent.net.timing import Clock, sleep
-from agent.pki.acme.attestation import attestation_answer
+from agent.pki.acme.attestation import attestation_answer, freshness_code
 from agent.pki.acme.client import Challenge, Request, Response, Wait, Wanted, certificate_steps
 from agent.pki.acme.csr import build_csr
 from agent.pki.acme.errors import ACMEError, ACMEProblem
 from agent.pki.acme.jws import CONTENT_TYPE
 from agent.pki.identity import Identity, PrivateKey
-from agent.profiles.acme import ACMEPayload
+from agent.profiles.acme import CURVES, ACMEPayload
 
 Attest = Callable[[str], tuple[bytes, ...]]
 """Returns the chain that attests the key for a challenge's token; empty where the Mac attests nothing."""
@@ -30,6 +34,35 @@ class OrderTimedOut(ACMEError):
     """The server had not decided when the time limit was over."""
 
     timed_out = True
+
+
+async def identity_by_acme(
+    device: Device,
+    environment: Environment,
+    connection_to: ConnectionTo,
+    payload: ACMEPayload,
+    rsa_key: rsa.RSAPrivateKey | None,
+    exchanger_of: Callable[[Hit | None, str], Exchanger | None],
+    polling_limit: float,
+) -> Identity:
+    """Obtain the identity of an ACME payload for a Mac: with ``rsa_key``, or with a new key on the payload's curve.
+
+    ``exchanger_of`` has the hit of the first request, and the operation. Raises PeerError.
+    """
+    key: PrivateKey = rsa_key or ec.generate_private_key(CURVES[payload.key_size]())
+    falsifying: Hit | None = None
+
+    def attest(token: str) -> tuple[bytes, ...]:
+        nonlocal falsifying
+        if not payload.attest:
+            return ()
+        chain, falsifying = attest_acme_key(device, environment, key.public_key(), freshness_code(token))
+        return chain
+
+    def exchanger(operation: str) -> Exchanger | None:
+        return exchanger_of(falsifying if operation == "challenge" else None, operation)
+
+    return await obtain_identity(environment.clock, connection_to, payload, key, attest, exchanger, polling_limit)
 
 
 async def obtain_identity(
