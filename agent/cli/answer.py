@@ -36,8 +36,22 @@ _MAX_COMMAND_BYTES = 8 * 1024 * 1024
     show_default=True,
     help="Respond to LOM commands with the keys of Apple's schema, or of the example on Apple's page.",
 )
+@click.option(
+    "--channel",
+    type=click.Choice(["device", "user"]),
+    default="device",
+    show_default=True,
+    help="Where the command comes: some are for the channel of the logged-in user.",
+)
 def answer(
-    command: IO[bytes], device: int, segment_size: int, seed: str, os: str | None, model: str | None, dialect: str
+    command: IO[bytes],
+    device: int,
+    segment_size: int,
+    seed: str,
+    os: str | None,
+    model: str | None,
+    dialect: str,
+    channel: str,
 ) -> None:
     """Print what one Mac would answer to a command, as the XML plist that it would PUT.
 
@@ -48,7 +62,7 @@ def answer(
         from agent.device.answering import answer_command
     octets = command.read(_MAX_COMMAND_BYTES + 1)
     population = Population(seed, device + segment_size, segment_size, os=os, model=model)
-    sys.stdout.buffer.write(answer_command(population, device, octets, Dialect(dialect), _warn))
+    sys.stdout.buffer.write(answer_command(population, device, octets, Dialect(dialect), _warn, channel))
 
 
 def _warn(text: str) -> None:

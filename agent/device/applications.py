@@ -66,21 +66,30 @@ def installed_applications(mac: Mac, identifiers: Collection[str] | None) -> lis
 @lru_cache(maxsize=64)
 def _listed(release: str) -> tuple[Mapping[str, Any], ...]:
     """The apps of this release of macOS."""
-    item = message("command", "InstalledApplicationList").response["InstalledApplicationList"].keys
-    keys = item["InstalledApplicationListItem"].keys
-    sizes = version(release) < _WITHOUT_SIZES
     return tuple(
-        {
-            "Identifier": app.identifier,
-            "Name": app.name,
-            "Version": _build(app, release),
-            "ShortVersion": _short_version(app, release),
-            **({"BundleSize": app.size} if sizes else {}),
-            **({"Path": f"{app.folder}/{app.name}.app"} if keys["Path"].fact.is_in(release) else {}),
-            "Installing": False,
-        }
+        app_item(release, app.identifier, app.name, (_build(app, release), _short_version(app, release)), app.size)
+        | ({"Path": f"{app.folder}/{app.name}.app"} if _has_path(release) else {})
         for app in _APPS
     )
+
+
+def app_item(release: str, identifier: str, name: str, versions: tuple[str, str], size: int) -> dict[str, Any]:
+    """The item of one app in ``/Applications``; ``versions`` are Version and ShortVersion."""
+    return {
+        "Identifier": identifier,
+        "Name": name,
+        "Version": versions[0],
+        "ShortVersion": versions[1],
+        **({"BundleSize": size} if version(release) < _WITHOUT_SIZES else {}),
+        **({"Path": f"{_APPLICATIONS}/{name}.app"} if _has_path(release) else {}),
+        "Installing": False,
+    }
+
+
+@lru_cache(maxsize=64)
+def _has_path(release: str) -> bool:
+    item = message("command", "InstalledApplicationList").response["InstalledApplicationList"].keys
+    return item["InstalledApplicationListItem"].keys["Path"].fact.is_in(release)
 
 
 def _short_version(app: _App, release: str) -> str:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from agent.device.filevault import filevault_information
 from agent.device.mac import Device
 from agent.device.supported import DEVICE_CHANNEL, answer_keys, query_exists, query_right
+from agent.device.users import users_of
 from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY
 
 Value = Callable[[Device], Any]
@@ -45,7 +47,9 @@ QUERIES: Mapping[str, Value] = {
     "UDID": lambda device: device.mac.udid,
     "IsSupervised": lambda _: True,
     "ActiveManagedUsers": lambda _: [],
-    "AutoSetupAdminAccounts": lambda _: [],
+    "AutoSetupAdminAccounts": lambda device: [
+        {"GUID": user.guid, "shortName": user.name} for user in users_of(device) if user.automatic
+    ],
     "AvailableDeviceCapacity": lambda device: device.mac.available_gb,
     "BuildVersion": lambda device: device.mac.build_version,
     "DeviceCapacity": lambda device: device.mac.capacity_gb,
@@ -113,9 +117,7 @@ def _security_information(device: Device) -> dict[str, Any]:
     enrollment = device.enrollment
     escrows = enrollment is not None and BOOTSTRAP_CAPABILITY in enrollment.capabilities
     information: dict[str, Any] = {
-        "FDE_Enabled": False,
-        "FDE_HasPersonalRecoveryKey": False,
-        "FDE_HasInstitutionalRecoveryKey": False,
+        **filevault_information(device),
         "SystemIntegrityProtectionEnabled": True,
         "FirewallSettings": {
             "FirewallEnabled": False,
@@ -132,7 +134,7 @@ def _security_information(device: Device) -> dict[str, Any]:
             "IsActivationLockManageable": False,
         },
         "SecureBoot": {"SecureBootLevel": "full", "ExternalBootLevel": "disallowed"},
-        "RemoteDesktopEnabled": False,
+        "RemoteDesktopEnabled": device.system.remote_desktop,
         "AuthenticatedRootVolumeEnabled": True,
         "BootstrapTokenAllowedForAuthentication": ("allowed" if escrows else "disallowed")
         if silicon
@@ -141,11 +143,12 @@ def _security_information(device: Device) -> dict[str, Any]:
     if silicon:
         information["BootstrapTokenRequiredForSoftwareUpdate"] = True
         information["BootstrapTokenRequiredForKernelExtensionApproval"] = True
-        information["IsRecoveryLockEnabled"] = False
+        information["IsRecoveryLockEnabled"] = bool(device.system.recovery_lock)
     else:
+        firmware = device.system.firmware
         information["FirmwarePasswordStatus"] = {
-            "PasswordExists": False,
-            "ChangePending": False,
-            "AllowOroms": False,
+            "PasswordExists": bool(firmware.password),
+            "ChangePending": firmware.pending is not None,
+            "AllowOroms": firmware.option_roms,
         }
     return information

@@ -9,6 +9,8 @@ from typing import Any
 from cryptography import x509
 
 from agent.device.attestation import usable_by
+from agent.device.content_cache import install_content_cache, remove_content_cache
+from agent.device.filevault import check_filevault, install_filevault, remove_filevault
 from agent.device.mac import Device, UnfinishedEnrollment
 from agent.device.steps import CheckIn, ObtainIdentity, Steps
 from agent.errors import PeerError
@@ -88,23 +90,43 @@ def _check_in_messages(device: Device, enrollment: Enrollment) -> list[dict[str,
     return messages
 
 
-def install_profile(device: Device, blob: bytes) -> Steps[None]:
-    """Install a profile that the server sent. Raises PlistError or ProfileError and leaves the Mac unchanged."""
+def install_profile(device: Device, blob: bytes, source: str = "") -> Steps[Profile]:
+    """Install a profile that the server sent, and return it. ``source`` is its Source in ProfileList.
+
+    Raises PlistError or ProfileError and leaves the Mac unchanged.
+    """
     profile = expand(read_profile(blob, device.warn), device.profile_variables)
     try:
         renews = profile.of_type(MDM) is not None
         if renews:
             _check_renewal(device, profile)
+        if source and (renews or _is_enrollment(device, profile.identifier)):
+            raise malformed("a declaration may not replace the enrollment profile")
         device.profiles.check(profile)
+        check_filevault(profile)
         identities = yield from _obtain_identities(device, profile)
         if renews:
             _check_renewal(device, profile)  # again: the enrollment may have been removed meanwhile
         enrollment = enrollment_of(profile, identities) if renews else None
-        device.profiles.install(profile, identities)
+        device.profiles.install(profile, identities, source)
+        install_filevault(device, profile)
+        install_content_cache(device, profile)
     except ProfileError as error:
         raise error.within(install_failed(profile.name)) from error
     if enrollment is not None:
         device.enrollment = enrollment
+    return profile
+
+
+def remove_profile(device: Device, identifier: str) -> None:
+    """Remove a profile other than that of the enrollment. Raises ProfileError if it is not installed."""
+    removed = device.profiles.remove(identifier)
+    remove_filevault(device, identifier)
+    remove_content_cache(device, removed)
+
+
+def _is_enrollment(device: Device, identifier: str) -> bool:
+    return any(MDM in each.payload_types and each.identifier == identifier for each in device.profiles)
 
 
 def _check_renewal(device: Device, profile: Profile) -> None:

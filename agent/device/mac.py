@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.device.ddm.declared import Declared
 from agent.device.names import local_host_name_of
+from agent.device.software_update import Update
 from agent.device.steps import ChangePower, FollowUp
+from agent.device.system import FACTORY, SystemState
 from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
 from agent.lom.endpoint import LOMConfiguration
@@ -29,6 +32,11 @@ from agent.profiles.store import ProfileStore
 
 _MAX_WARNING = 400  # characters of one warning
 _MAX_WARNINGS = 20  # per profile or command; our limit, against hostile input
+
+
+def at_once() -> float:
+    """A duration of no time."""
+    return 0.0
 
 
 @dataclass(slots=True)
@@ -67,10 +75,12 @@ class Device:
     """One Mac. ``relaying`` is true while it carries out a LOMDeviceRequest as Controller.
 
     ``attestation`` is what it last attested to its server.
+    ``mac`` has its properties, of which an update changes the release of macOS. ``update`` is the pending one, and
+    ``update_seconds`` returns how long the next download or installation takes.
     ``chances`` are its generators of random numbers, always in the same order. ``enrolling`` is its enrollment in
     progress, from the moment in which it has its identity. ``synchronising`` are the tokens of the declarations that it
     updates now, from its command or empty; None otherwise.
-    ``declarations`` maps the identifier of each installed declaration to its ServerToken. ``left_at`` is the time of
+    ``declared`` has its declarations and what it reported of its status. ``left_at`` is the time of
     unenrollment, in seconds since the epoch; None while the Mac is enrolled, and before its first enrollment.
     """
 
@@ -78,11 +88,11 @@ class Device:
         "_deferred_requests",
         "_follow_ups",
         "_recent_answers",
+        "_system",
         "_warnings",
         "attestation",
         "chances",
-        "declarations",
-        "declarations_token",
+        "declared",
         "dialect",
         "enrolling",
         "enrollment",
@@ -95,6 +105,8 @@ class Device:
         "session",
         "settings",
         "synchronising",
+        "update",
+        "update_seconds",
     )
 
     def __init__(
@@ -104,6 +116,7 @@ class Device:
         boot_seconds: Callable[[], float],
         jitter: Callable[[], float],
         shutdown_seconds: Callable[[], float] = lambda: 0.0,
+        update_seconds: Callable[[], float] = at_once,
         power_choices: PowerChoices = DEFAULT_CHOICES,
         limits: LinkLimits = LIMITS,
         dialect: Dialect = Dialect.SCHEMA,
@@ -122,12 +135,14 @@ class Device:
         self.power = PowerMachine(boot_seconds, shutdown_seconds=shutdown_seconds, choices=power_choices)
         self.profiles = ProfileStore()
         self.settings = Settings()
+        self._system: SystemState | None = None  # None: the factory state
         self.enrollment: Enrollment | None = None
         self.left_at: float | None = None
         self.session = Session(mac.udid, jitter, timing, refused_retries)
         self.relaying = False
-        self.declarations: dict[str, str] = {}
-        self.declarations_token = ""
+        self.declared = Declared()
+        self.update: Update | None = None
+        self.update_seconds = update_seconds
         self._follow_ups: list[FollowUp] = []
         self._warnings: tuple[str, ...] = ()
         self._recent_answers = RecentAnswers(limits)
@@ -144,6 +159,30 @@ class Device:
             and self.power.deadline is None
             and not self.relaying
         )
+
+    @property
+    def system(self) -> SystemState:
+        """What commands changed beside profiles and settings."""
+        return self._system or FACTORY
+
+    @system.setter
+    def system(self, state: SystemState) -> None:
+        self._system = None if state == FACTORY else state
+
+    @property
+    def channel(self) -> str:
+        """The name of the channel that it stands for: ``device`` or ``user``."""
+        return "device"
+
+    @property
+    def push_token(self) -> bytes:
+        """The push token of its channel."""
+        return self.mac.push_token
+
+    @property
+    def push_magic(self) -> str:
+        """The PushMagic of its channel."""
+        return self.mac.push_magic
 
     @property
     def identities(self) -> Iterator[Identity]:
@@ -212,9 +251,11 @@ class Device:
         """Remove the enrollment and everything that it installed."""
         self.enrollment = None
         self.profiles = ProfileStore()
-        self.declarations = {}
-        self.declarations_token = ""
+        self.system = self.system.unenrolled()
+        self.declared = Declared()
         self.synchronising = None
+        if self.update is not None and not self.update.installing:
+            self.update = None
         self.relaying = False
         self.session.forget()
         self.drop_follow_ups()
@@ -224,6 +265,7 @@ class Device:
         self.forget_enrollment()
         self.attestation = None
         self.settings = Settings()
+        self.system = self.system.erased()
 
     def allows(self, right: AccessRights) -> bool:
         """Whether the enrollment grants this access right."""

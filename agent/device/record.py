@@ -7,7 +7,6 @@ no code that they choose. What the seed and the settings of the fleet determine 
 
 from __future__ import annotations
 
-import json
 import marshal
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -19,8 +18,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
 from agent import plists
+from agent.device.ddm.declared import Declared
 from agent.device.mac import Attestation, Device, Settings, UnfinishedEnrollment
-from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
+from agent.device.software_update import Update
+from agent.device.steps import (
+    ChangePower,
+    Erase,
+    FollowUp,
+    InstallApps,
+    LeaveManagement,
+    SynchroniseDeclarations,
+    UpdateSoftware,
+)
+from agent.device.system import FACTORY, SystemState
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.power import PowerRecord, SystemRequest
 from agent.lom.recent_answers import AnswerRecord
@@ -115,6 +125,7 @@ class FollowUpRecord(_Record, frozen=True):
     kind: str
     request: str = ""
     tokens: bytes = b""
+    update: Update | None = None
 
 
 class AttestationRecord(_Record, frozen=True):
@@ -134,11 +145,16 @@ class DeviceRecord(_Record, frozen=True):
     installed: InstalledRecord = InstalledRecord()
     enrolling: UnfinishedRecord | None = None
     settings: SettingsRecord = SettingsRecord()
+    system: SystemState = FACTORY
     declarations: bytes = b""
-    """As JSON."""
+    """Of records of before ``declared``, without what the declarations say: they are fetched again."""
     declarations_token: str = ""
+    """As ``declarations``."""
+    declared: Declared | None = None
     left_at: float | None = None
     attestation: AttestationRecord | None = None
+    release: tuple[str, str] | None = None
+    """Version and build of macOS; None in records of before updates."""
 
 
 class ActivityRecord(_Record, frozen=True):
@@ -150,6 +166,7 @@ class ActivityRecord(_Record, frozen=True):
     follow_ups: tuple[FollowUpRecord, ...] = ()
     deferred_requests: tuple[tuple[str, str], ...] = ()
     synchronising: bytes | None = None
+    update: Update | None = None
     drawn: tuple[int, ...] = ()
     """How many numbers each of ``Device.chances`` has drawn."""
 
@@ -168,12 +185,13 @@ def device_record(device: Device) -> bytes:
             installed=installed,
             enrolling=None if unfinished is None else writer.unfinished(unfinished),
             settings=_settings_record(device.settings),
-            declarations=json.dumps(device.declarations).encode() if device.declarations else b"",
-            declarations_token=device.declarations_token,
+            system=device.system,
+            declared=device.declared if device.declared.in_use else None,
             left_at=device.left_at,
             attestation=None
             if attested is None
             else AttestationRecord(chain=attested.chain, nonce=attested.nonce, at=attested.at),
+            release=(device.mac.os_version, device.mac.build_version),
             certificates=tuple(writer.certificates),
             identities=tuple(writer.identities),
         )
@@ -190,6 +208,7 @@ def activity_record(device: Device, now: float) -> ActivityRecord:
         follow_ups=tuple(map(_follow_up_record, follow_ups)),
         deferred_requests=deferred,
         synchronising=device.synchronising,
+        update=device.update,
         drawn=tuple(chance.count for chance in device.chances),
     )
 
@@ -205,11 +224,13 @@ def restore_device(device: Device, octets: bytes) -> None:
         enrollment, profiles = reader.enrollment(unfinished.enrollment), reader.installed(unfinished.installed)
         device.enrolling = UnfinishedEnrollment(enrollment, profiles, unfinished.sent)
     device.settings = _settings(record.settings)
-    device.declarations = json.loads(record.declarations) if record.declarations else {}
-    device.declarations_token = record.declarations_token
+    device.system = record.system
+    device.declared = record.declared or Declared()
     device.left_at = record.left_at
     attested = record.attestation
     device.attestation = None if attested is None else Attestation(attested.chain, attested.nonce, attested.at)
+    if record.release is not None:
+        device.mac = device.mac.with_release(*record.release)
 
 
 def restore_activity(device: Device, record: ActivityRecord, now: float) -> None:
@@ -218,6 +239,7 @@ def restore_activity(device: Device, record: ActivityRecord, now: float) -> None
     device.power.resume(record.power, now)
     device.schedule(map(_follow_up, record.follow_ups), record.deferred_requests, record.answers, now)
     device.synchronising = record.synchronising
+    device.update = record.update
     for chance, count in zip(device.chances, record.drawn, strict=False):
         chance.count = count
 
@@ -383,8 +405,12 @@ def _follow_up_record(what: FollowUp) -> FollowUpRecord:
             return FollowUpRecord(kind="declarations", tokens=tokens)
         case Erase():
             return FollowUpRecord(kind="erase")
+        case InstallApps():
+            return FollowUpRecord(kind="apps")
         case LeaveManagement():
             return FollowUpRecord(kind="leave")
+        case UpdateSoftware(update):
+            return FollowUpRecord(kind="update", update=update)
 
 
 def _follow_up(record: FollowUpRecord) -> FollowUp:
@@ -393,8 +419,12 @@ def _follow_up(record: FollowUpRecord) -> FollowUp:
             return ChangePower(_REQUESTS[record.request])
         case "declarations":
             return SynchroniseDeclarations(record.tokens)
+        case "apps":
+            return InstallApps()
         case "erase":
             return Erase()
         case "leave":
             return LeaveManagement()
+        case "update" if record.update is not None:
+            return UpdateSoftware(record.update)
     raise ValueError(f"the follow-up {record.kind!r}")

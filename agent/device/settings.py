@@ -9,11 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from agent.device.mac import Device
 from agent.device.supported import DEVICE_CHANNEL, setting_problem
-from agent.mdm.results import INVALID_REQUEST_TYPE, MALFORMED_REQUEST, ChainedError, Domain
+from agent.device.system import MAX_PROPERTY_LIST
+from agent.mdm.access_rights import AccessRights
+from agent.mdm.results import (
+    APP_NOT_MANAGED,
+    INVALID_REQUEST_TYPE,
+    MALFORMED_REQUEST,
+    NOT_AUTHORIZED,
+    ChainedError,
+    Domain,
+)
 from agent.mdm.values import WrongType, converted
-from agent.plists import type_name
+from agent.plists import dump_binary, type_name
 
 _MAX_NAME = 255
 _MAX_QUOTED = 80  # characters of a key that an error quotes
@@ -66,6 +77,39 @@ def _organization_info(device: Device, item: Mapping[str, Any]) -> None:
     device.settings.organization_info = value
 
 
+def _bluetooth(device: Device, item: Mapping[str, Any]) -> None:
+    _need(device, AccessRights.NETWORK_INFORMATION, "Bluetooth")
+    try:
+        enabled = converted(item.get("Enabled"), bool, "Enabled of Bluetooth", device.warn)
+    except WrongType as error:
+        raise _Refused(MALFORMED_REQUEST, str(error)) from error
+    device.system = replace(device.system, bluetooth=enabled)
+
+
+def _application_configuration(device: Device, item: Mapping[str, Any]) -> None:
+    _need(device, AccessRights.MANAGE_APPLICATIONS, "ApplicationConfiguration")
+    configuration = item.get("Configuration")
+    if configuration is not None and not isinstance(configuration, dict):
+        reason = f"Configuration: expected a dictionary, found {type_name(configuration)}"
+        raise _Refused(MALFORMED_REQUEST, reason)
+    identifier = _text(item, "Identifier")
+    app = device.system.managed_app(identifier)
+    if app is None:
+        raise _Refused(APP_NOT_MANAGED, f"the app {identifier[:_MAX_QUOTED]} is not managed")
+    octets = b"" if configuration is None else dump_binary(configuration)
+    if len(octets) > MAX_PROPERTY_LIST:
+        reason = f"Configuration: expected at most {MAX_PROPERTY_LIST} bytes, found {len(octets)}"
+        raise _Refused(MALFORMED_REQUEST, reason)
+    device.system = device.system.with_app(replace(app, configuration=octets))
+
+
+def _need(device: Device, right: AccessRights, setting: str) -> None:
+    if not device.allows(right):
+        raise _Refused(
+            NOT_AUTHORIZED, f"{setting} needs the access right {int(right)}, which the enrollment does not give"
+        )
+
+
 def _mdm_options(device: Device, item: Mapping[str, Any]) -> None:
     value = item.get("MDMOptions")
     if not isinstance(value, dict):
@@ -89,6 +133,8 @@ def _text(item: Mapping[str, Any], key: str) -> str:
 
 
 _SETTERS: Mapping[str, Callable[[Device, Mapping[str, Any]], None]] = {
+    "ApplicationConfiguration": _application_configuration,
+    "Bluetooth": _bluetooth,
     "DeviceName": _device_name,
     "HostName": _host_name,
     "MDMOptions": _mdm_options,

@@ -63,9 +63,14 @@ def query_right(query: str) -> AccessRights | None:
 
 
 @lru_cache(maxsize=_KEPT)
-def answer_keys(request_type: str, dictionary: str, release: str, channel: str) -> frozenset[str]:
-    """The keys of a dictionary in the answer to a command that macOS ``release`` has on ``channel``."""
-    keys = message("command", request_type).response[dictionary].keys
+def answer_keys(request_type: str, path: str, release: str, channel: str) -> frozenset[str]:
+    """The keys of a dictionary in the answer to a command that macOS ``release`` has on ``channel``.
+
+    ``path`` is that of the dictionary in the schema, as in ``Fact``.
+    """
+    keys = message("command", request_type).response
+    for name in path.split("/"):
+        keys = keys[name].keys
     return frozenset(name for name, key in keys.items() if key.fact.is_in(release) and key.fact.is_on(channel))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.errors import OperatorError
@@ -16,6 +16,7 @@ from agent.fleet import derivation
 from agent.fleet.chance import Chance
 from agent.fleet.derivation import Derivation, uuid_text
 from agent.fleet.models import USUAL_MIX, Mix, OSChoice, model_named, os_text
+from agent.fleet.time_zones import RULES
 from agent.lom.addresses import AddressError, link_local_from_mac, mac_from_link_local
 from agent.pki.names import ascii_lower, ascii_upper
 
@@ -29,7 +30,7 @@ LOM_PROTOCOL_VERSION = 1  # of our link; Apple's wire format is unpublished
 # Disks of 256 GB, 512 GB, 1 TB and 2 TB as macOS reports their capacity; most Macs have one of the smaller ones.
 _CAPACITIES = (245.11, 494.38, 494.38, 494.38, 994.66, 994.66, 1995.22)
 
-_TIME_ZONES = ("America/Los_Angeles", "America/New_York", "Asia/Tokyo", "Europe/Berlin", "Europe/London")
+_TIME_ZONES = tuple(RULES)
 
 CONTROLLER = "controller"
 DEVICE = "device"
@@ -133,6 +134,12 @@ class Mac:
     def apple_silicon(self) -> bool:
         """Whether it has Apple silicon; false means Intel."""
         return model_named(self.model).chip == "apple-silicon"
+
+    def with_release(self, os_version: str, build_version: str) -> Mac:
+        """The same Mac with another release of macOS."""
+        if (os_version, build_version) == (self.os_version, self.build_version):
+            return self
+        return replace(self, os_version=os_version, build_version=build_version)
 
     def as_json(self) -> dict[str, Any]:
         """The properties as a JSON object (lists instead of tuples), always in this order."""

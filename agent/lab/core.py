@@ -303,6 +303,14 @@ class Lab:
             raise Refused(500 if fails else 404, f"there is no declarative management endpoint {endpoint[:200]!r}")
         return answer
 
+    def asset(self, name: str, fingerprint: bytes | None) -> bytes:
+        """A file that a declaration refers to, for a Mac with this certificate. Raises Refused."""
+        self._owner(fingerprint or NOBODY)
+        found = self.declarations.assets.get(name)
+        if found is None:
+            raise Refused(404, f"there is no asset {name[:200]!r}")
+        return found
+
     def _owner(self, fingerprint: bytes) -> str:
         """The UDID enrolled with this certificate, for messages of bootstrap tokens, which may lack a UDID."""
         udid = self._udids.get(fingerprint)

@@ -95,6 +95,7 @@ class LabServer:
         root.putChild(b"checkin", _Put(self.lab.check_in, json_type=json_type, defects=self.lab.defects))
         command_type = b"application/octet-stream" if "session-content-type" in self.lab.defects else _XML
         root.putChild(b"mdm", _Put(self.lab.report, command_type, defects=self.lab.defects))
+        root.putChild(b"assets", _Asset(self.lab))
         renewal = partial(self.enrollment_profile, renews=True)
         root.putChild(b"api", API(self._reactor, self.lab, self.lom, self.token, lambda: self.push, renewal))
         if self._scep is not None:
@@ -229,6 +230,22 @@ class _Enrollment(_Endpoint):
         wrong = "enroll-content-type" in self._server.lab.defects
         request.setHeader(b"content-type", b"text/xml" if wrong else b"application/x-apple-aspen-config")
         return self.respond(request, self._server.enrollment_profile)
+
+
+class _Asset(_Endpoint):
+    """The files that declarations refer to."""
+
+    methods = (b"GET",)
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__()
+        self._lab = lab
+
+    def render_GET(self, request: Any) -> bytes:
+        """One file, by its name."""
+        request.setHeader(b"content-type", b"application/octet-stream")
+        name = b"/".join(request.postpath).decode("utf-8", "replace")
+        return self.respond(request, lambda: self._lab.asset(name, _peer(request)[1]))
 
 
 class _Put(_Endpoint):

@@ -6,10 +6,24 @@ Source: apple-schema checkin/authenticate.yaml, checkin/tokenupdate.yaml.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from agent.mdm.facts import version
+
 CONTENT_TYPE = "application/x-apple-aspen-mdm-checkin"
-USER_AGENT = "MDM-OSX/1.0 mdmclient/1543"  # observed; not documented by Apple
+# Of mdmclient by the major version of macOS; minor versions add to it. 1543 was observed, Apple documents none: the
+# others are our choice, in the order of the releases.
+_MDMCLIENT = {13: 1327, 14: 1431, 15: 1543, 26: 1656, 27: 1768}
+USER_AGENT = "MDM-OSX/1.0 mdmclient/1543"  # for requests that are not of one Mac
+
+
+@lru_cache(maxsize=64)
+def user_agent(os_version: str) -> str:
+    """The User-Agent of mdmclient in this release of macOS."""
+    major, minor, _ = version(os_version)
+    older = [number for number in _MDMCLIENT if number <= major] or list(_MDMCLIENT)[:1]
+    return f"MDM-OSX/1.0 mdmclient/{_MDMCLIENT[older[-1]] + minor}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from agent.device.app_installing import queued_app
 from agent.net.mac.client import MDMClient
 from agent.state.fleet import FleetState, KeptGroup
 
@@ -37,7 +38,9 @@ def restore_group(
         device = client.device
         wanted = mac.record.activity.session.wanted
         acts = wanted or device.enrolling is not None or device.synchronising is not None
-        if acts or not idle or not client.make_idle():
+        acts = acts or queued_app(device) is not None
+        due = device.update is not None or device.declared.full_report_at is not None  # at a time of its own
+        if acts or not idle or not client.make_idle() or due:
             restored[mac.index] = RestoredMac(mac.index, wanted)
     endpoint = group.push_endpoint
     for notification, not_before in state.pushes(group.first):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agent.device.answering import OfflineMac
 from agent.device.applications import installed_applications
+from agent.device.commands import carry_out
 from agent.device.information import QUERIES, device_information, security_information
 from agent.device.mac import Device
 from agent.device.names import local_host_name_of
@@ -19,7 +20,9 @@ from agent.device.supported import DEVICE_CHANNEL, USER_CHANNEL
 from agent.fleet.models import MODELS, RELEASES
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
+from agent.mdm.commands import Command
 from agent.mdm.facts import version
+from agent.mdm.results import Result
 from agent.pki.issuing.authority import Authority
 
 AUTHORITIES = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
@@ -64,6 +67,14 @@ def test_each_channel_has_its_queries() -> None:
     assert asked(mac, "EACSPreflight", "ActiveManagedUsers", "UDID", channel=USER_CHANNEL).keys() == {"UDID"}
     assert set(security_information(mac, USER_CHANNEL)) == {"ManagementStatus"}
     assert "SecureBoot" in security_information(mac)
+
+
+@pytest.mark.parametrize("model", ["Mac16,10", INTEL])
+def test_phone_number_of_a_lock_is_shown_by_apple_silicon_only(model: str) -> None:
+    body = {"RequestType": "DeviceLock", "PIN": "123456", "PhoneNumber": "+1 555 0100"}
+    result = carry_out(device("26.5", model), Command("one", "DeviceLock", body))
+    assert isinstance(result, Result)
+    assert result.answer == ({} if model == INTEL else {"MessageResult": "Success"})
 
 
 def test_firewall_says_what_it_logs() -> None:

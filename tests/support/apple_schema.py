@@ -29,10 +29,15 @@ def problems(
     if not isinstance(value, dict):
         return [f"{where or 'the message'} should be a dictionary"]
     known = {name: key for name, key in keys.items() if key.fact.is_in(release) and key.fact.is_on(channel)}
-    if "ANY" in known:
-        return []
-    found = [f"{where}{name} is not in the schema" for name in value if name not in known]
-    for name, key in known.items():
+    named = {name: key for name, key in known.items() if not name.startswith("ANY")}
+    found = []
+    for name in value.keys() - named.keys():
+        others = [key for key in known.values() if key.name not in named]
+        if not others:
+            found.append(f"{where}{name} is not in the schema")
+        for key in others:
+            found += _value_problems(value[name], key, release, f"{where}{name}", channel)
+    for name, key in named.items():
         if name not in value:
             if key.fact.presence == "required" and not _only_in_user_enrollments(key):
                 found.append(f"{where}{name} is required and absent")

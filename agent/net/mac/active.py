@@ -13,6 +13,7 @@ from agent.net.mac.connection import SessionConnection
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
 from agent.net.mac.sessions import Sessions
+from agent.net.mac.upkeep import Upkeep
 
 WENT_DOWN = "the Mac went down"
 WENT_OFFLINE = "the Mac went offline"
@@ -30,6 +31,7 @@ class ActiveMac:
     connection: SessionConnection
     commands: Commands
     sessions: Sessions
+    upkeep: Upkeep
 
     @property
     def quiet(self) -> bool:
@@ -87,6 +89,7 @@ class ActiveMac:
     def close(self) -> None:
         """Close every connection and cancel every timer, at the end of the run."""
         self.sessions.stop(RUN_ENDED)
+        self.upkeep.stop()
         self.power.stop()
         self.background.close()
         self.connection.hang_up()

@@ -24,14 +24,17 @@ from agent.device.steps import (
     AttestProperties,
     CheckIn,
     Done,
+    Download,
+    DownloadByMDM,
     IORequest,
     ObtainIdentity,
+    ReadDate,
     RelayItems,
     ReturnT,
     Steps,
     advance,
 )
-from agent.errors import CutShort, PeerError
+from agent.errors import CutShort, OperatorError, PeerError
 from agent.faults.decisions import Hit
 from agent.lom.endpoint import Endpoint
 from agent.lom.requests import RelayOutcome
@@ -57,9 +60,11 @@ _log = Logger()
 _LOOK_AT = "Check that the profile's CheckInURL leads to the MDM server, and not to a login page or a proxy."
 
 
-def message_headers(enrollment: Enrollment, content_type: str, body: bytes) -> dict[str, str]:
+def message_headers(
+    enrollment: Enrollment, content_type: str, body: bytes, *, agent: str = checkin.USER_AGENT
+) -> dict[str, str]:
     """The headers of a message to the server, with Mdm-Signature where the enrollment has SignMessage."""
-    headers = {"User-Agent": checkin.USER_AGENT, "Content-Type": content_type}
+    headers = {"User-Agent": agent, "Content-Type": content_type}
     if enrollment.sign_message:
         identity = enrollment.identity
         headers["Mdm-Signature"] = mdm_signature(body, identity.certificate, identity.key)
@@ -68,6 +73,12 @@ def message_headers(enrollment: Enrollment, content_type: str, body: bytes) -> d
 
 class MacStopped(CutShort):
     """The Mac went down or enrolled again before a background task was done."""
+
+
+class DownloadRefused(PeerError):
+    """A file could not be downloaded."""
+
+    kind = "download"
 
 
 @dataclass(slots=True)
@@ -159,7 +170,7 @@ class BackgroundTasks:
 
     async def perform(
         self, need: IORequest, waits: IdentityWaits | None = None
-    ) -> list[RelayOutcome] | Identity | bytes | tuple[bytes, ...] | PeerError:
+    ) -> list[RelayOutcome] | Identity | bytes | float | tuple[bytes, ...] | PeerError:
         """Carry out one I/O request; a failure of the peer is returned, not raised."""
         try:
             match need:
@@ -172,8 +183,28 @@ class BackgroundTasks:
                 case CheckIn(message, enrollment):
                     await self._kept()
                     return await self._check_in(message, enrollment)
+                case Download(url, anchors, pins):
+                    return await self._download(url, anchors, pins)
+                case DownloadByMDM(url, enrollment):
+                    return await self._download_by_mdm(url, enrollment)
+                case ReadDate():
+                    return self._environment.wall_clock()
         except PeerError as error:
             return error
+
+    async def _download(
+        self, url: str, anchors: tuple[x509.Certificate, ...], pins: tuple[x509.Certificate, ...]
+    ) -> bytes:
+        """GET a file, of which the Macs of the process hold a few at a time."""
+        life = self._life
+        await self._environment.downloads.acquire()
+        try:
+            if life != self._life:
+                raise MacStopped("the Mac went down or offline before the download")
+            with self._others(anchors, pins) as connections:
+                return await self._get(connections, url, {"User-Agent": self._agent, "Accept": "*/*"})
+        finally:
+            self._environment.downloads.release()
 
     async def _kept(self) -> None:
         """Wait until an enrollment in progress is in the Mac's file."""
@@ -183,12 +214,16 @@ class BackgroundTasks:
             keeper.when_kept(self._device.mac.index, partial(kept.callback, None))
             await kept
 
+    @property
+    def _agent(self) -> str:
+        return checkin.user_agent(self._device.mac.os_version)
+
     async def fetch_profile(self, url: str) -> bytes:
         """GET an enrollment profile, without a client certificate. Raises PeerError."""
         mac = self._device.mac
         exchanger = self._exchanger("enroll", self._environment.decide("enroll", mac))
         with self._others() as connections:
-            headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
+            headers = {"User-Agent": self._agent, "Accept": "*/*"}
             response = await ask(connections, "GET", url, headers, exchanger=exchanger)
         content_type = response.headers.get("content-type", "")
         if response.status != 200:
@@ -201,14 +236,16 @@ class BackgroundTasks:
         return response.body
 
     @contextmanager
-    def _others(self, anchors: tuple[x509.Certificate, ...] = ()) -> Iterator[Connections]:
+    def _others(
+        self, anchors: tuple[x509.Certificate, ...] = (), pins: tuple[x509.Certificate, ...] = ()
+    ) -> Iterator[Connections]:
         """Connections without the Mac's identity. They end where the Mac goes down or offline; none is opened then."""
         life = self._life
 
         def connection(origin: Origin) -> HTTPConnection:
             if life != self._life:
                 raise MacStopped("the Mac went down or offline before the exchange was done")
-            return self._environment.connection(self._device.mac, origin, None, anchors)
+            return self._environment.connection(self._device.mac, origin, None, anchors, pins)
 
         connections = Connections(connection)
         self._opened += (connections,)
@@ -241,7 +278,7 @@ class BackgroundTasks:
             message_type = str(message["MessageType"])
             hit = self._environment.decide("checkin", self._device.mac, message_type)
             body = altered(plists.dump_xml(message), self._device.mac, hit)
-            headers = message_headers(enrollment, checkin.CONTENT_TYPE, body)
+            headers = message_headers(enrollment, checkin.CONTENT_TYPE, body, agent=self._agent)
             exchanger = self._exchanger("checkin", hit, message_type)
             connections = self._connections_of(enrollment)
             response = await ask(connections, "PUT", enrollment.check_in_url, headers, body, exchanger=exchanger)
@@ -252,6 +289,23 @@ class BackgroundTasks:
                 raise ServerRefused(hints.with_hint(reason + (page and f", with {page}"), hint), response.status)
             if page:
                 raise PageAnswered(f"an MDM server's answer to {facts['message']}", page, response.status, _LOOK_AT)
+        return response.body
+
+    async def _download_by_mdm(self, url: str, enrollment: Enrollment) -> bytes:
+        """GET a file like a message to the MDM server. Raises PeerError."""
+        headers = {"User-Agent": self._agent, "Accept": "*/*"}
+        if enrollment.sign_message:
+            headers["Mdm-Signature"] = mdm_signature(b"", enrollment.identity.certificate, enrollment.identity.key)
+        return await self._get(self._connections_of(enrollment), url, headers)
+
+    async def _get(self, connections: Connections, url: str, headers: Mapping[str, str]) -> bytes:
+        """GET a file, of at most the size of a response. Raises PeerError."""
+        try:
+            response = await ask(connections, "GET", url, headers)
+        except OperatorError as error:  # an invalid URL, which a manifest or an asset can have
+            raise DownloadRefused(str(error)) from error
+        if response.status != 200:
+            raise DownloadRefused(f"the server answered the request for {without_query(url)} with {response.status}")
         return response.body
 
     def _connections_of(self, enrollment: Enrollment) -> Connections:
@@ -297,7 +351,7 @@ class BackgroundTasks:
             key = await self._rsa_key(payload.key_size, waits)
             exchanger = self._exchanger("scep")
             return await obtain_identity(
-                self._environment.clock, connections, payload, key, exchanger, waits.polling_limit
+                self._environment.clock, connections, payload, key, exchanger, waits.polling_limit, self._agent
             )
 
     async def _rsa_key(self, bits: int, waits: IdentityWaits) -> rsa.RSAPrivateKey:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from twisted.internet.defer import succeed
 
+from agent.device.firmware import set_pending_firmware_password
 from agent.device.installing import enrollment_steps, resumed_enrollment_steps
 from agent.device.mac import Device
 from agent.device.record import activity_record, device_record, restore_activity, restore_device
@@ -31,6 +32,7 @@ from agent.net.mac.active import ActiveMac
 from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, CurrentCommand, MacObserver
 from agent.net.mac.connection import SessionConnection
+from agent.net.mac.declarative import DeclarativeManagement
 from agent.net.mac.enrollment.enrolling import BeginEnrollment, enroll
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.keeping import MacRecord
@@ -38,6 +40,7 @@ from agent.net.mac.lom_requests import answer_lom
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
 from agent.net.mac.sessions import Sessions
+from agent.net.mac.upkeep import Upkeep
 from agent.net.timing import Alarm
 from agent.profiles.profile import Profile
 from agent.push.store import Notification
@@ -72,6 +75,7 @@ class MDMClient:
         "_kept_enrolled",
         "_kept_left",
         "_resumption",
+        "_upkeep_alarm",
         "boots",
         "index",
         "observer",
@@ -107,6 +111,7 @@ class MDMClient:
         self._kept_enrolled = False
         self._kept_left = False
         self._resumption: Resumption | None = None
+        self._upkeep_alarm: Alarm | None = None  # it goes on while the Mac is idle
         self._active: ActiveMac | None = None
         self._absence: Absence | None = None  # while it is offline
 
@@ -125,8 +130,10 @@ class MDMClient:
             device.power, environment.clock, self._power_changed, Alarm(environment.clock, self._power_due)
         )
         lom = LOMPresence(device, environment.network, self)
-        connection = SessionConnection(device.mac, environment, self._resumption)
+        connection = SessionConnection(device, environment, self._resumption)
         commands = Commands(device, environment, background, self)
+        declarative = DeclarativeManagement(device, environment, background, lom, self)
+        upkeep = Upkeep(device, environment, background, power, self, (declarative,))
         sessions = Sessions(
             device,
             environment,
@@ -136,10 +143,12 @@ class MDMClient:
             background=background,
             power=power,
             lom=lom,
+            declarative=declarative,
+            upkeep=upkeep,
             mac=self,
             poll=Alarm(environment.clock, self.wake),
         )
-        self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions)
+        self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions, upkeep)
         return self._active
 
     @property
@@ -221,6 +230,7 @@ class MDMClient:
             self._absence.cancel()
         if self._active is not None:
             self._active.close()
+        self.set_upkeep_alarm(None)
 
     def retire(self, reason: str) -> None:
         """The Mac is no more: cut short what it does, for this reason, and leave its LOM network."""
@@ -229,9 +239,11 @@ class MDMClient:
             self._absence.cancel()
         if active is not None:
             active.sessions.end(reason)
+            active.upkeep.stop()
             active.power.stop()
             active.background.abandon()
             active.pushes.forget(reason)
+        self.set_upkeep_alarm(None)
         self._environment.network.remove(self)
         self._gateway.on_left(self.index)
 
@@ -272,6 +284,8 @@ class MDMClient:
         if self._absence is not None:
             self._absence.carry_on()
         parts.sessions.carry_on()
+        parts.upkeep.install_apps()
+        parts.upkeep.reconsider()
         if in_session:
             self.wake()
 
@@ -386,6 +400,7 @@ class MDMClient:
         self._environment.changed(self.index)
         self.pushes.offline = False
         self.pushes.back()
+        self._parts.upkeep.back()
         self.wake()
 
     def unenroll(self) -> None:
@@ -430,6 +445,8 @@ class MDMClient:
                     self.observer.went_down(self)
             case PowerEvent.CAME_UP:
                 self.boots += 1
+                set_pending_firmware_password(self.device)
+                self._parts.upkeep.booted()
                 self.wake()
                 self.pushes.back()
         self._tell_power()
@@ -438,6 +455,24 @@ class MDMClient:
         self._environment.changed(self.index)
         if self.observer is not None:
             self.observer.power_changed(self)
+
+    # What it does at a time of its own.
+
+    def set_upkeep_alarm(self, deadline: float | None) -> None:
+        """Call ``Upkeep.due`` at this time on the clock, also if the Mac is idle by then; None: not at all."""
+        if self._upkeep_alarm is None:
+            if deadline is None:
+                return
+            self._upkeep_alarm = Alarm(self._environment.clock, self._upkeep_due)
+        self._upkeep_alarm.set_at(deadline)
+
+    def upkeep_changed(self) -> None:
+        """What is due of its upkeep has changed."""
+        if self._active is not None:
+            self._active.upkeep.carry_on()
+
+    def _upkeep_due(self) -> None:
+        self._parts.upkeep.due()
 
     # The LOM endpoint.
 

@@ -15,9 +15,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure as TwistedFailure
 
-from agent.device.commands import CommandSteps, carry_out
+from agent.device.commands import carry_out
 from agent.device.mac import Device
-from agent.device.steps import AttestProperties, Done, advance
+from agent.device.steps import AttestProperties, CommandSteps, Done, advance
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.faults.decisions import Hit
 from agent.lom.link import LinkRequest

@@ -11,10 +11,17 @@ from functools import partial
 
 from twisted.logger import Logger
 
-from agent.device.declarations import synchronise
 from agent.device.installing import check_out_steps
 from agent.device.mac import Device
-from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
+from agent.device.steps import (
+    ChangePower,
+    Erase,
+    FollowUp,
+    InstallApps,
+    LeaveManagement,
+    SynchroniseDeclarations,
+    UpdateSoftware,
+)
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.faults.decisions import Hit
 from agent.mdm.commands import CommandDropped
@@ -26,11 +33,13 @@ from agent.net.http.http1 import Response
 from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, SimulatedMac
 from agent.net.mac.connection import SessionConnection
+from agent.net.mac.declarative import DeclarativeManagement
 from agent.net.mac.exchanging import OpenExchange, record, record_instead
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
+from agent.net.mac.upkeep import Upkeep
 from agent.net.timing import Alarm
 from agent.profiles.enrollment import Enrollment
 
@@ -55,6 +64,7 @@ class Sessions:
         "_background",
         "_commands",
         "_connection",
+        "_declarative",
         "_device",
         "_environment",
         "_exchange",
@@ -66,6 +76,7 @@ class Sessions:
         "_poll",
         "_power",
         "_pushes",
+        "_upkeep",
     )
 
     def __init__(
@@ -79,6 +90,8 @@ class Sessions:
         background: BackgroundTasks,
         power: PowerTimer,
         lom: LOMPresence,
+        declarative: DeclarativeManagement,
+        upkeep: Upkeep,
         mac: SimulatedMac,
         poll: Alarm,
     ) -> None:
@@ -90,6 +103,8 @@ class Sessions:
         self._background = background
         self._power = power
         self._lom = lom
+        self._declarative = declarative
+        self._upkeep = upkeep
         self._mac = mac
         self._poll = poll
         self._open: Operation | None = None  # the record of the open session
@@ -110,10 +125,7 @@ class Sessions:
         return self._begin(due)
 
     def carry_on(self) -> None:
-        """Go on with what a restored Mac did: its declarations, and the timer for a session that it opens by itself."""
-        tokens = self._device.synchronising
-        if tokens is not None:
-            self._background.start(partial(self._synchronise, tokens))
+        """Set the timer for a session that a restored Mac opens by itself."""
         if self._device.enrollment is not None and self._device.running:
             self._poll.set_at(self._device.session.deadline)
 
@@ -329,6 +341,7 @@ class Sessions:
             self._leave(str(why))
         else:
             self._poll.set_at(session.deadline)
+            self._declarative.reconsider()
 
     def _tell_ended(self, failure: PeerError | None) -> None:
         observer = self._mac.observer
@@ -345,12 +358,15 @@ class Sessions:
         for what in follow_ups:
             match what:
                 case SynchroniseDeclarations(tokens):
-                    self._device.synchronising = tokens
-                    self._background.start(partial(self._synchronise, tokens))
+                    self._declarative.synchronise(tokens)
+                case UpdateSoftware(update):
+                    self._upkeep.update_software(update)
                 case ChangePower(request):
                     # The Mac goes down before it can read the next command, which the server still has.
                     self._power.request(request)
                     ended = ended or not self._device.running
+                case InstallApps():
+                    self._upkeep.install_apps()
                 case LeaveManagement():
                     self.leave("the server removed the enrollment profile")
                     ended = True
@@ -360,14 +376,6 @@ class Sessions:
                     ended = True
         if not ended:
             self._follow(event)
-
-    async def _synchronise(self, tokens: bytes) -> None:
-        try:
-            if self._device.enrollment is not None:
-                await self._background.drive(synchronise(self._device, tokens))
-        finally:
-            self._device.synchronising = None
-            self._environment.changed(self._mac.index)
 
     async def _check_out(self, enrollment: Enrollment) -> None:
         await self._background.drive(check_out_steps(self._device.mac.udid, enrollment))

@@ -77,6 +77,7 @@ def _check_rules(scenario: Scenario) -> None:
 def _check_fleet(fleet: FleetPart) -> None:
     _check_text("fleet.boot", fleet.boot, parse_duration)
     _check_text("fleet.shutdown", fleet.shutdown, parse_duration)
+    _check_text("fleet.update", fleet.update, parse_duration)
     _ = fleet.population  # an unknown version or model
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import inf
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from agent.device.mac import Device
 from agent.faults.decisions import Hit
-from agent.mdm.checkin import USER_AGENT
+from agent.mdm.checkin import user_agent
 from agent.mdm.pages import page_in
 from agent.mdm.waits import bounded_wait
 from agent.net.http.fetch import ConnectionTo, Exchanger, ask, retry_after
@@ -62,7 +61,10 @@ async def identity_by_acme(
     def exchanger(operation: str) -> Exchanger | None:
         return exchanger_of(falsifying if operation == "challenge" else None, operation)
 
-    return await obtain_identity(environment.clock, connection_to, payload, key, attest, exchanger, polling_limit)
+    agent = user_agent(device.mac.os_version)
+    return await obtain_identity(
+        environment.clock, connection_to, payload, key, attest, exchanger, polling_limit, agent
+    )
 
 
 async def obtain_identity(
@@ -72,12 +74,14 @@ async def obtain_identity(
     key: PrivateKey,
     attest: Attest,
     exchanger_of: Callable[[str], Exchanger | None],
-    polling_limit: float = inf,
+    polling_limit: float,
+    agent: str,
 ) -> Identity:
     """Order a certificate for ``key`` from the server of an ACME payload. Raises PeerError.
 
-    ``exchanger_of`` returns what sends the request of an operation, as in ``ask``. The server is waited for during
-    ``polling_limit`` seconds at most. The account's key is new: a Mac orders once for each payload.
+    ``exchanger_of`` returns what sends the request of an operation, as in ``ask``; ``agent`` is its User-Agent. The
+    server is waited for during ``polling_limit`` seconds at most. The account's key is new: a Mac orders once for each
+    payload.
     """
     csr = build_csr(
         key,
@@ -95,7 +99,7 @@ async def obtain_identity(
         while True:
             match steps.send(answer):
                 case Request() as request:
-                    answer = await _send(connection_to, request, exchanger_of(request.operation))
+                    answer = await _send(connection_to, request, exchanger_of(request.operation), agent)
                 case Challenge(token=token):
                     answer = attestation_answer(attest(token))
                 case Wait(seconds):
@@ -114,8 +118,8 @@ async def obtain_identity(
     return Identity(certificate, key, chain)
 
 
-async def _send(connection_to: ConnectionTo, request: Request, exchanger: Exchanger | None) -> Response:
-    headers: Mapping[str, Any] = {"User-Agent": USER_AGENT, "Accept": "*/*"}
+async def _send(connection_to: ConnectionTo, request: Request, exchanger: Exchanger | None, agent: str) -> Response:
+    headers: Mapping[str, Any] = {"User-Agent": agent, "Accept": "*/*"}
     if request.body is not None:
         headers = {**headers, "Content-Type": CONTENT_TYPE}
     response = await ask(connection_to, request.method, request.url, headers, request.body, exchanger=exchanger)

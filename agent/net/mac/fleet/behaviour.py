@@ -20,6 +20,9 @@ class MacSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         str, key("How long a boot takes: `constant:N`, `uniform:SHORTEST,LONGEST`, `lognormal:MEDIAN,SIGMA`.", "s")
     ] = "uniform:1,3"
     shutdown: Annotated[str, key("How long an orderly shutdown takes, in the same forms.", "s")] = "uniform:0.2,1"
+    update: Annotated[
+        str, key("How long the download of a macOS update takes, and then its installation, in the same forms.", "s")
+    ] = "uniform:5,15"
     not_now: Annotated[Share, key("The probability that a Mac answers a command with NotNow.")] = 0.0
     not_now_for: Annotated[
         Seconds, key("Answer every command that allows it with NotNow for this long from the start of the run.", "s")

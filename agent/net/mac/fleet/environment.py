@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from cryptography import x509
+from twisted.internet.defer import DeferredSemaphore
 
 from agent.faults.decisions import Faults, Hit
 from agent.fleet.chance import Chance
@@ -29,6 +30,7 @@ from agent.net.transport.tls import TLSContexts
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerCheck, server_judge
 
+MAX_DOWNLOADS = 16  # at a time; ours
 MAX_WARNINGS = 100  # ours: a server can cause a new text with each answer
 
 
@@ -63,6 +65,8 @@ class Environment:
     """Where every exchange is kept; None where none is."""
     keeper: Keeper | None = None
     """What writes the Macs to a file; None where they end with the process."""
+    downloads: DeferredSemaphore = field(default_factory=lambda: DeferredSemaphore(MAX_DOWNLOADS))
+    """Of apps and assets: each is held in memory until its hash is checked."""
     _warned: set[str] = field(default_factory=set)
 
     def now(self) -> Moment:

@@ -27,6 +27,7 @@ LOOKS_AT_ONCE = 50
 _DEFAULTS = MacSettings()
 _BOOT = parse_duration(_DEFAULTS.boot)
 _SHUTDOWN = parse_duration(_DEFAULTS.shutdown)
+_UPDATE = parse_duration(_DEFAULTS.update)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class FleetBehaviour:
     refused_retries: int = _DEFAULTS.refused_retries
     boot: Duration = _BOOT
     shutdown: Duration = _SHUTDOWN
+    update: Duration = _UPDATE
     power: PowerChoices = _DEFAULTS.power
 
     @classmethod
@@ -51,6 +53,7 @@ class FleetBehaviour:
             refused_retries=settings.refused_retries,
             boot=parse_duration(settings.boot),
             shutdown=parse_duration(settings.shutdown),
+            update=parse_duration(settings.update),
             power=settings.power,
         )
 
@@ -78,7 +81,8 @@ class Fleet:
         self._environment = environment
         self._behaviour = behaviour
         self._not_now_until = environment.clock.seconds() + behaviour.not_now_for
-        shared = (environment.clock, behaviour.boot, behaviour.shutdown, behaviour.power, behaviour.timing, LIMITS)
+        durations = (behaviour.boot, behaviour.shutdown, behaviour.update)
+        shared = (environment.clock, *durations, behaviour.power, behaviour.timing, LIMITS)
         self._idle_store = IdleStore(self._device, shared)
         self._clients: list[MDMClient | None] = [None] * len(self.indexes)
         self._udids: dict[str, int] = {}
@@ -184,12 +188,14 @@ class Fleet:
     def _device(self, index: int) -> Device:
         """A new Mac: not enrolled, running."""
         mac, behaviour = self.population[index], self._behaviour
-        chances = [Chance(mac.source, index, purpose) for purpose in (b"boot", b"shutdown", b"back-off", b"not now")]
-        boot, shutdown, jitter, not_now = chances
+        purposes = (b"boot", b"shutdown", b"back-off", b"not now", b"update")
+        chances = [Chance(mac.source, index, purpose) for purpose in purposes]
+        boot, shutdown, jitter, not_now, update = chances
         return Device(
             mac,
             boot_seconds=Durations(behaviour.boot, boot),
             shutdown_seconds=Durations(behaviour.shutdown, shutdown),
+            update_seconds=Durations(behaviour.update, update),
             power_choices=behaviour.power,
             jitter=jitter,
             timing=behaviour.timing,

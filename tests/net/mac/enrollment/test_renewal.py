@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from stack import Stack, stack
 from twisted.internet.defer import Deferred
 
-from agent.device.declarations import synchronise
+from agent.device.ddm.synchronising import synchronise
 from agent.errors import PeerError
 from agent.lab.core import Refused
 from agent.net.mac.client import MDMClient
@@ -139,7 +139,7 @@ def test_declarations_do_not_break_the_check_ins_of_another_enrollment(
             ended: list[object] = []
 
             def update() -> None:
-                steps = synchronise(client.device, b"")
+                steps = synchronise(client.device, b"", running.environment.wall_clock)
                 Deferred.fromCoroutine(client._parts.background.drive(steps)).addBoth(ended.append)
 
             if first == "declarations":

@@ -1,0 +1,71 @@
+"""The local accounts of a Mac. Its factory state has one administrator, whom Setup Assistant made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec.structs import replace
+
+from agent import plists
+from agent.device.derived import made_by_macos
+from agent.device.mac import Device
+from agent.device.system import User
+from agent.fleet.derivation import uuid_text
+
+FIRST_UID = 501  # of the first account on a Mac
+_ADMINISTRATOR = ("admin", "Administrator")
+
+
+def users_of(device: Device) -> tuple[User, ...]:
+    """The local accounts. Nobody is logged in."""
+    users = device.system.users
+    return (_made(device, *_ADMINISTRATOR, FIRST_UID, secure_token=True),) if users is None else users
+
+
+def set_users(device: Device, users: Iterable[User]) -> None:
+    """Replace the local accounts."""
+    device.system = replace(device.system, users=tuple(users))
+
+
+def finish_setup_assistant(device: Device) -> None:
+    """Make the accounts as AccountConfiguration says. Source: apple-schema commands/account.configuration.yaml."""
+    state = device.system
+    if not state.account_configuration:
+        return
+    asked: dict[str, Any] = plists.load_dict(state.account_configuration)
+    users: list[User] = []
+    if not asked.get("SkipPrimarySetupAccountCreation"):
+        hidden = asked.get("DontAutoPopulatePrimaryAccountInfo")
+        name = _ADMINISTRATOR[0] if hidden else asked.get("PrimaryAccountUserName", _ADMINISTRATOR[0])
+        full_name = _ADMINISTRATOR[1] if hidden else asked.get("PrimaryAccountFullName", name)
+        ordinary = bool(asked.get("SetPrimarySetupAccountAsRegularUser"))
+        users.append(_made(device, name, full_name, FIRST_UID, administrator=not ordinary, secure_token=True))
+    for account in asked.get("AutoSetupAdminAccounts", [])[:1]:
+        name = account["shortName"]
+        uid = FIRST_UID + len(users)
+        made = _made(device, name, account.get("fullName", name), uid, hidden=bool(account.get("hidden")))
+        users.append(replace(made, automatic=True))
+    device.system = replace(state, users=tuple(users), account_configuration=b"")
+
+
+def _made(
+    device: Device,
+    name: str,
+    full_name: str,
+    uid: int,
+    *,
+    administrator: bool = True,
+    secure_token: bool = False,
+    hidden: bool = False,
+) -> User:
+    """A new account."""
+    return User(
+        name=name,
+        full_name=full_name,
+        uid=uid,
+        guid=uuid_text(made_by_macos(device, f"account {uid}")[:16], 4),
+        administrator=administrator,
+        secure_token=secure_token,
+        hidden=hidden,
+    )
