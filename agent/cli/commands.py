@@ -27,6 +27,9 @@ COMMANDS: Mapping[str, Entry] = {
     "apns-identity": Entry(
         "apns.identity:apns_identity", "Make the CA of the push gateway, and a push certificate for tests."
     ),
+    "attestation-root": Entry(
+        "attestation:attestation_root", "Print the root certificate of the simulated Macs' attestations."
+    ),
     "conform": Entry("conform:conform", "Check an MDM server against the requirements of Apple's documents."),
     "fleet": Entry("fleet:fleet", "Show the Macs of a seed."),
     "lab": Entry("lab.command:lab", "Run the embedded MDM server in the foreground until Ctrl-C."),

@@ -69,7 +69,7 @@ from agent.fleet.population import DEFAULT_SEED
 )
 @click.option(
     "--lab-identity",
-    type=click.Choice(["pkcs12", "scep"]),
+    type=click.Choice(["pkcs12", "scep", "acme"]),
     default="pkcs12",
     show_default=True,
     help="How the lab gives a Mac its identity.",

@@ -243,7 +243,8 @@ def _embedded(
 
     host, port = parse_address(options["apns_listen"] or "127.0.0.1:0", "--apns-listen", 2197, names=True)
     anchors = read_anchors(options["apns_provider_ca"])
-    choice = EmbeddedChoice(options["lab"], options["lab_identity"] == "scep", host, port, store, anchors)
+    identity = options["lab_identity"]
+    choice = EmbeddedChoice(options["lab"], identity == "scep", host, port, store, anchors, acme=identity == "acme")
     return Embedded(reactor, service, choice, authorities)
 
 

@@ -242,6 +242,14 @@ class Device:
         """Its SCEP requests."""
         return self._on("scep")
 
+    def on_acme(self) -> On:
+        """Its ACME requests."""
+        return self._on("acme")
+
+    def on_attestation(self) -> On:
+        """Its attestations: for ACME and for DeviceInformation."""
+        return self._on("attestation")
+
     def on_enroll(self) -> On:
         """Its requests for an enrollment profile."""
         return self._on("enroll")

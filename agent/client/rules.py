@@ -153,6 +153,10 @@ class On:
         """Lose power in the middle of the command, and boot again."""
         return self.do("crash", **when)
 
+    def falsify(self, what: Literal["nonce", "serial", "stale", "root"], **when: Unpack[When]) -> ActiveRule:
+        """Attest something wrong."""
+        return add_rule(self._connection, Rule(do="falsify", what=what, **self._fields, **when))
+
     def do(self, what: str, **fields: Any) -> ActiveRule:
         """Add a rule with this ``do`` and these fields."""
         return add_rule(self._connection, Rule(do=what, **self._fields, **fields))  # type: ignore[arg-type]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
+from agent.device.attestation import attest_device
 from agent.device.commands import carry_out
 from agent.device.mac import Device
-from agent.device.steps import CommandSteps, ObtainIdentity, ReadDate, RelayItems
+from agent.device.steps import AttestProperties, CommandSteps, ObtainIdentity, ReadDate, RelayItems
 from agent.device.supported import DEVICE_CHANNEL
 from agent.errors import OperatorError, PeerError
 from agent.fleet.population import Mac, Population
@@ -19,6 +21,7 @@ from agent.mdm.commands import CommandMalformed, parse_command
 from agent.mdm.results import Result, Status
 from agent.mdm.values import Warn, ignore_warning
 from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE, Authority
+from agent.profiles.acme import ACMEPayload
 from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment
 
 
@@ -128,6 +131,11 @@ def answer_among(
     return result.body(chosen.device.mac.udid, command.uuid)
 
 
+def _attested(device: Device, nonce: bytes | None) -> tuple[bytes, ...]:
+    date = datetime.now(UTC)
+    return attest_device(device, nonce, date.timestamp(), date)
+
+
 def _run(steps: CommandSteps, controller: OfflineMac, network: MemoryNetwork) -> Result:
     answer: object = None
     try:
@@ -135,10 +143,13 @@ def _run(steps: CommandSteps, controller: OfflineMac, network: MemoryNetwork) ->
             match steps.send(answer):
                 case RelayItems(items):
                     answer = [network.relay(controller, item) for item in items]
+                case AttestProperties(nonce):
+                    answer = _attested(controller.device, nonce)
                 case ReadDate():
                     answer = 0.0  # no answer of a Mac that has done nothing before shows it
                 case ObtainIdentity(payload, _):
-                    answer = NoNetwork(f"there is no network here to reach {payload.url}")
+                    url = payload.directory_url if isinstance(payload, ACMEPayload) else payload.url
+                    answer = NoNetwork(f"there is no network here to reach {url}")
                 case need:
                     answer = NoNetwork(f"there is no server here for {type(need).__name__}")
     except StopIteration as end:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cryptography import x509
 
+from agent.device.attestation import usable_by
 from agent.device.content_cache import install_content_cache, remove_content_cache
 from agent.device.filevault import check_filevault, install_filevault, remove_filevault
 from agent.device.mac import Device, UnfinishedEnrollment
@@ -18,6 +19,7 @@ from agent.mdm.facts import of_kind
 from agent.pki.identity import Identity
 from agent.pki.names import ascii_upper
 from agent.pki.scep.errors import SCEPError
+from agent.profiles.acme import ACME, ACMEPayload, acme_of
 from agent.profiles.certificates import PKCS12, all_certificates, unpack_identity
 from agent.profiles.enrollment import (
     BOOTSTRAP_CAPABILITY,
@@ -28,7 +30,7 @@ from agent.profiles.enrollment import (
     enrollment_of,
     enrollment_terms_of,
 )
-from agent.profiles.errors import ProfileError, install_failed, malformed, payload_failed, scep_failed
+from agent.profiles.errors import ProfileError, acme_failed, install_failed, malformed, payload_failed, scep_failed
 from agent.profiles.profile import Payload, Profile, read_profile
 from agent.profiles.scep import SCEP, SCEPPayload, scep_of
 from agent.profiles.store import ProfileStore
@@ -49,7 +51,7 @@ def enrollment_steps(device: Device, blob: bytes) -> Steps[Profile]:
     if warning:
         device.warn(warning)
     store.check(profile)
-    identities = yield from _obtain_identities(profile)
+    identities = yield from _obtain_identities(device, profile)
     enrollment = enrollment_of(profile, identities)
     store.install(profile, identities)
     device.enrolling = UnfinishedEnrollment(enrollment, store)
@@ -108,7 +110,7 @@ def install_profile(device: Device, blob: bytes, source: str = "") -> Steps[Prof
             raise malformed("a declaration may not replace the enrollment profile")
         device.profiles.check(profile)
         check_filevault(profile)
-        identities = yield from _obtain_identities(profile)
+        identities = yield from _obtain_identities(device, profile)
         if renews:
             _check_renewal(device, profile)  # again: the enrollment may have been removed meanwhile
         enrollment = enrollment_of(profile, identities) if renews else None
@@ -150,25 +152,31 @@ def _check_renewal(device: Device, profile: Profile) -> None:
     check_update(before, enrollment_terms_of(profile))
 
 
-def _obtain_identities(profile: Profile) -> Steps[dict[str, Identity]]:
-    """The identity of each PKCS12 and SCEP payload. All payloads are read before the first SCEP request."""
+def _obtain_identities(device: Device, profile: Profile) -> Steps[dict[str, Identity]]:
+    """The identity of each PKCS12, SCEP and ACME payload. All payloads are read before the first request to a CA."""
     anchors = all_certificates(profile)
-    read: list[tuple[Payload, Identity | SCEPPayload]] = []
+    read: list[tuple[Payload, Identity | SCEPPayload | ACMEPayload]] = []
     for payload in profile.payloads:
         if payload.payload_type == PKCS12:
             read.append((payload, unpack_identity(payload)))
         elif payload.payload_type == SCEP:
             read.append((payload, scep_of(payload)))
+        elif payload.payload_type == ACME:
+            read.append((payload, usable_by(device.mac, acme_of(payload))))
     identities: dict[str, Identity] = {}
     for payload, found in read:
-        if isinstance(found, SCEPPayload):
-            found = yield from _identity_by_scep(payload, found, anchors)
+        if not isinstance(found, Identity):
+            found = yield from _identity_of_ca(payload, found, anchors)
         identities[ascii_upper(payload.uuid)] = found
     return identities
 
 
-def _identity_by_scep(payload: Payload, asked: SCEPPayload, anchors: tuple[x509.Certificate, ...]) -> Steps[Identity]:
+def _identity_of_ca(
+    payload: Payload, asked: SCEPPayload | ACMEPayload, anchors: tuple[x509.Certificate, ...]
+) -> Steps[Identity]:
     answer: Identity | PeerError = yield ObtainIdentity(asked, anchors)
     if isinstance(answer, Identity):
         return answer
+    if isinstance(asked, ACMEPayload):
+        raise acme_failed(answer).within(payload_failed(payload.name))
     raise scep_failed(answer, network=not isinstance(answer, SCEPError)).within(payload_failed(payload.name))

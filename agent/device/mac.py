@@ -52,6 +52,18 @@ class UnfinishedEnrollment:
     sent: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """The attestation of its properties that a Mac has cached (`agent.device.attestation`)."""
+
+    chain: tuple[bytes, ...]
+    """Certificates in DER, the leaf first."""
+    nonce: bytes
+    """The freshness code; empty for an attestation without one."""
+    at: float
+    """When it was generated, in seconds since the epoch."""
+
+
 @dataclass(slots=True)
 class Settings:
     """What the server can set on a Mac. Empty values mean the factory defaults."""
@@ -66,6 +78,7 @@ class Settings:
 class Device:
     """One Mac. ``relaying`` is true while it carries out a LOMDeviceRequest as Controller.
 
+    ``attestation`` is what it last attested to its server.
     ``mac`` has its properties, of which an update changes the release of macOS. ``update`` is the pending one, and
     ``update_seconds`` returns how long the next download or installation takes.
     ``chances`` are its generators of random numbers, always in the same order. ``enrolling`` is its enrollment in
@@ -83,6 +96,7 @@ class Device:
         "_recent_answers",
         "_system",
         "_warnings",
+        "attestation",
         "chances",
         "declared",
         "dialect",
@@ -121,6 +135,7 @@ class Device:
         chances: tuple[Chance, ...] = (),
     ) -> None:
         self.chances = chances
+        self.attestation: Attestation | None = None
         self.enrolling: UnfinishedEnrollment | None = None
         self.synchronising: bytes | None = None
         self.user: UserDevice | None = None
@@ -274,6 +289,7 @@ class Device:
     def erase(self) -> None:
         """Reset the Mac to its factory state."""
         self.forget_enrollment()
+        self.attestation = None
         self.settings = Settings()
         self.system = self.system.erased()
 

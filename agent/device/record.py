@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from agent import plists
 from agent.device.ddm.declared import Declared
-from agent.device.mac import Device, Settings, UnfinishedEnrollment
+from agent.device.mac import Attestation, Device, Settings, UnfinishedEnrollment
 from agent.device.software_update import Update
 from agent.device.steps import (
     ChangePower,
@@ -141,6 +141,14 @@ class AccountRecord(_Record, frozen=True):
     declared: Declared | None = None
 
 
+class AttestationRecord(_Record, frozen=True):
+    """The cached attestation of the Mac's properties."""
+
+    chain: tuple[bytes, ...]
+    at: float
+    nonce: bytes = b""
+
+
 class DeviceRecord(_Record, frozen=True):
     """What changes rarely: the enrollment and what is installed and set."""
 
@@ -157,6 +165,7 @@ class DeviceRecord(_Record, frozen=True):
     """As ``declarations``."""
     declared: Declared | None = None
     left_at: float | None = None
+    attestation: AttestationRecord | None = None
     release: tuple[str, str] | None = None
     """Version and build of macOS; None in records of before updates."""
     user: AccountRecord | None = None
@@ -185,7 +194,7 @@ def device_record(device: Device) -> bytes:
     """What is installed and set on a Device."""
     writer = _Writer()
     enrollment, installed = writer.enrollment(device.enrollment), writer.installed(device.profiles)
-    unfinished = device.enrolling
+    unfinished, attested = device.enrolling, device.attestation
     return _encode(
         DeviceRecord(
             enrollment=enrollment,
@@ -195,6 +204,9 @@ def device_record(device: Device) -> bytes:
             system=device.system,
             declared=device.declared if device.declared.in_use else None,
             left_at=device.left_at,
+            attestation=None
+            if attested is None
+            else AttestationRecord(chain=attested.chain, nonce=attested.nonce, at=attested.at),
             release=(device.mac.os_version, device.mac.build_version),
             user=None if device.user is None else _account_record(device.user, writer),
             certificates=tuple(writer.certificates),
@@ -233,6 +245,8 @@ def restore_device(device: Device, octets: bytes) -> None:
     device.system = record.system
     device.declared = record.declared or Declared()
     device.left_at = record.left_at
+    attested = record.attestation
+    device.attestation = None if attested is None else Attestation(attested.chain, attested.nonce, attested.at)
     if record.release is not None:
         device.mac = device.mac.with_release(*record.release)
     _restore_account(device, record.user, reader)

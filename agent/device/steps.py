@@ -16,6 +16,7 @@ from agent.device.software_update import Update
 from agent.lom.power import AnyRequest
 from agent.lom.requests import RelayItem
 from agent.mdm.results import Result
+from agent.profiles.acme import ACMEPayload
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
 
@@ -31,11 +32,19 @@ class RelayItems:
 
 @dataclass(frozen=True, slots=True)
 class ObtainIdentity:
-    """Obtain an identity by SCEP. Outcome: an Identity, or a PeerError."""
+    """Obtain an identity by SCEP or ACME. Outcome: an Identity, or a PeerError."""
 
-    payload: SCEPPayload
+    payload: SCEPPayload | ACMEPayload
     anchors: tuple[x509.Certificate, ...]
-    """The CA certificates of the profile with the SCEP payload."""
+    """The CA certificates of the profile with the payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttestProperties:
+    """Obtain an attestation of the Mac's properties. Outcome: its chain in DER, the leaf first, or a PeerError."""
+
+    nonce: bytes | None
+    """DeviceAttestationNonce."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,7 @@ class DownloadByMDM:
     enrollment: Enrollment
 
 
-IORequest = RelayItems | ObtainIdentity | CheckIn | Download | DownloadByMDM | ReadDate
+IORequest = RelayItems | ObtainIdentity | CheckIn | Download | DownloadByMDM | ReadDate | AttestProperties
 Steps = Generator[IORequest, Any, ReturnT]
 CommandSteps = Steps[Result]
 

@@ -30,7 +30,6 @@ from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY, PER_USER_CAPABILITY,
 from agent.profiles.store import ProfileStore
 
 PASSWORD = "lom-agent"  # noqa: S105 - of every simulated network user, so that a server can check the digest
-_GONE = 410  # the server does not manage this user
 _TOKEN_SERVICE = "com.apple.maid"  # noqa: S105 - a Managed Apple Account
 _TOKEN_SINCE = (14,)
 _OWN = frozenset(
@@ -215,7 +214,7 @@ def _authenticate(user: UserDevice, enrollment: Enrollment) -> Steps[bool]:
     """UserAuthenticate, once or twice; returns whether the server manages the user."""
     udid, account = user.mac.udid, user.account
     answer: bytes | PeerError = yield CheckIn(checkin.user_authenticate(udid, account.user_id), enrollment)
-    if isinstance(answer, ServerRefused) and answer.status == _GONE:
+    if isinstance(answer, ServerRefused) and answer.status == checkin.NOT_MANAGED:
         return False
     challenge = _text(answer, "DigestChallenge")
     if not challenge:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-On = Literal["command", "checkin", "connect", "session", "lom_link", "push", "scep", "enroll"]
+On = Literal["command", "checkin", "connect", "session", "lom_link", "push", "scep", "acme", "attestation", "enroll"]
 Do = Literal[
     "not_now", "error", "format_error", "delay", "drop", "slow", "certificate", "wrong_udid", "malformed", "refuse",
-    "lose", "offline", "crash", "throttle", "store", "away",
+    "lose", "offline", "crash", "throttle", "store", "away", "falsify",
 ]  # fmt: skip
 At = Literal["before_request", "in_request", "after_request", "in_response"]
 
-_HTTP: tuple[On, ...] = ("command", "checkin", "connect", "session", "scep", "enroll")
+_HTTP: tuple[On, ...] = ("command", "checkin", "connect", "session", "scep", "acme", "enroll")
 
 
 class Effect(NamedTuple):
@@ -36,7 +36,7 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("format_error", ("command",), (), (), "The Mac answers CommandFormatError."),
     Effect(
         "delay",
-        ("command", "checkin", "connect", "session", "lom_link", "push", "scep", "enroll"),
+        ("command", "checkin", "connect", "session", "lom_link", "push", "scep", "acme", "enroll"),
         ("seconds",),
         (),
         "The operation starts `seconds` later: carrying out the command, sending the request, opening the connection, "
@@ -111,14 +111,21 @@ EFFECTS: tuple[Effect, ...] = (
         (),
         "The Mac loses power after it has received the command and before it carries it out, and boots again.",
     ),
+    Effect(
+        "falsify",
+        ("attestation",),
+        ("what",),
+        (),
+        "The Mac attests something wrong, which `what` names, and does not cache this attestation.",
+    ),
 )
-EXCUSES = frozenset[str]({"drop", "slow", "certificate", "wrong_udid", "malformed", "offline", "crash"})
+EXCUSES = frozenset[str]({"drop", "slow", "certificate", "wrong_udid", "malformed", "offline", "crash", "falsify"})
 """What spoils a request or its connection: the failure after it may not be the server's."""
 PARAMETERS = tuple(
     dict.fromkeys(name for effect in EFFECTS for name in (*effect.needs, *effect.takes) if name != "until")
 )
 ROWS: dict[tuple[str, str], Effect] = {(effect.do, on): effect for effect in EFFECTS for on in effect.on}
-TYPED: tuple[On, ...] = ("command", "checkin", "scep")  # the operations that have a ``type``
+TYPED: tuple[On, ...] = ("command", "checkin", "scep", "acme", "attestation")  # the operations that have a ``type``
 _COUNTING = ("times", "every", "probability")
 WITHOUT: dict[str, tuple[str, ...]] = {
     "throttle": _COUNTING,

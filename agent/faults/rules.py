@@ -55,7 +55,8 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     type: Annotated[
         Annotated[str, Meta(min_length=1, max_length=200)] | None,
         key(
-            "Only this RequestType (`command`), MessageType (`checkin`) or SCEP operation (`scep`).",
+            "Only this RequestType (`command`), MessageType (`checkin`), SCEP operation (`scep`), ACME resource "
+            "(`acme`) or use (`attestation`).",
             example="ProfileList",
         ),
     ] = None
@@ -133,6 +134,14 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         key(
             "`certificate`: `wrong` is one of another CA, `expired` one that is self-signed and expired.",
             example="wrong",
+        ),
+    ] = None
+    what: Annotated[
+        Literal["nonce", "serial", "stale", "root"] | None,
+        key(
+            "`falsify`: the freshness code is another one (`nonce`), the serial number is another one (`serial`), the "
+            "attestation expired a month ago (`stale`), or its chain leads to another root (`root`).",
+            example="nonce",
         ),
     ] = None
     reason: Annotated[

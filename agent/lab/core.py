@@ -79,7 +79,7 @@ class Lab:
         self._waiting: dict[tuple[str, str], OnResult] = {}
         self._repeated: set[tuple[str, str]] = set()  # commands that a defect has sent once more
         self._losing = Losing(defects, self.forget)
-        self.issued: Mapping[str, bytes] = {}  # SHA-256 of the certificates issued by SCEP for renewals, by challenge
+        self.issued: Mapping[str, bytes] = {}  # SHA-256 of the certificates issued for renewals, by their challenge
         self.replaced: dict[str, EnrolledMac] = {}  # enrollments that a defect pushes to after a new Authenticate
 
     def enqueue(

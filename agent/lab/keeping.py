@@ -17,17 +17,19 @@ def lab_server(
     authorities: Authorities,
     *,
     scep: bool,
+    acme: bool = False,
     reenrollment: bool = True,
     defects: Defects = NONE,
 ) -> LabServer:
     """A lab that continues what is in the store; a new one without a store. Raises OperatorError."""
     if store is None:
-        return LabServer(reactor, Lab(reenrollment=reenrollment, defects=defects), authorities, scep=scep)
+        return LabServer(reactor, Lab(reenrollment=reenrollment, defects=defects), authorities, scep=scep, acme=acme)
     server = LabServer(
         reactor,
         Lab(reenrollment=reenrollment, state=store, defects=defects),
         authorities,
         scep=scep,
+        acme=acme,
         token=store.setting("token"),
         challenges=store.challenges,
     )

@@ -15,6 +15,7 @@ from agent import plists
 from agent.errors import PeerError
 from agent.lab.defects import Defects
 from agent.lab.state import EnrolledMac, QueuedCommand
+from agent.profiles.acme import ACME, acme_of
 from agent.profiles.certificates import PKCS12, unpack_identity
 from agent.profiles.enrollment import mdm_payload_of
 from agent.profiles.profile import read_profile
@@ -28,7 +29,7 @@ _ANOTHER_RIGHT = 1 << 13  # which no release has
 def renews(mac: EnrolledMac, fingerprint: bytes, issued: Mapping[str, bytes]) -> bool:
     """Whether a certificate with this SHA-256 is the new identity in an InstallProfile that is queued for the Mac.
 
-    ``issued`` has the SHA-256 of the certificates that were issued by SCEP, by challenge.
+    ``issued`` has the SHA-256 of the certificates that were issued by SCEP or ACME, by challenge or client identifier.
     """
     queued = (each for each in mac.queue.values() if each.request_type == INSTALL)
     return any(_new_identity(each, issued) == fingerprint for each in queued)
@@ -44,6 +45,8 @@ def _new_identity(queued: QueuedCommand, issued: Mapping[str, bytes]) -> bytes |
         payload = profile.payload(mdm_payload_of(profile).require("IdentityCertificateUUID", str))
         if payload.payload_type == PKCS12:
             return unpack_identity(payload).certificate.fingerprint(hashes.SHA256())
+        if payload.payload_type == ACME:
+            return issued.get(acme_of(payload).client_identifier)
         return issued.get(scep_of(payload).challenge or "")
     except PeerError:  # an operator may queue anything
         return None

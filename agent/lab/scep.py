@@ -10,8 +10,7 @@ from collections.abc import MutableSet
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cryptography.hazmat.primitives import hashes
-
+from agent.lab.challenges import Challenges
 from agent.lab.defects import NONE, Defects
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.scep.ca import SCEPRequest, cert_rep_failure, cert_rep_success, read_request
@@ -22,7 +21,6 @@ from agent.pki.scep.errors import FailInfo, SCEPError, SCEPFailure
 from agent.pki.scep.messages import CONTENT_TYPE, from_query, open_message
 
 _NONCE_BYTES = 16
-_MAX_CHALLENGES = 1_000_000
 _OTHER_TYPE = "application/octet-stream"
 
 
@@ -35,8 +33,8 @@ class Answer:
     body: bytes
 
 
-class SCEPService:
-    """The three SCEP operations. Each challenge is valid for one certificate; ``challenges`` are the unused ones.
+class SCEPService(Challenges):
+    """The three SCEP operations.
 
     ``defects`` are behaviours that are wrong on purpose.
     """
@@ -44,28 +42,10 @@ class SCEPService:
     def __init__(
         self, authorities: Authorities, challenges: MutableSet[str] | None = None, defects: Defects = NONE
     ) -> None:
+        super().__init__(challenges)
         self._defects = defects
         self._authorities = authorities
         self._ca = authorities.scep
-        self._challenges: MutableSet[str] = set() if challenges is None else challenges
-        self.renewals: dict[str, bytes] = {}
-        """SHA-256 of the certificates that were issued with the challenges of renewals."""
-
-    def new_challenge(self) -> str:
-        """A new challenge, for one enrollment profile."""
-        if len(self._challenges) >= _MAX_CHALLENGES:
-            self._challenges.pop()
-        challenge = secrets.token_urlsafe(24)
-        self._challenges.add(challenge)
-        return challenge
-
-    def renewal_challenge(self) -> str:
-        """A new challenge, for the renewal of a Mac."""
-        if len(self.renewals) >= _MAX_CHALLENGES:
-            del self.renewals[next(iter(self.renewals))]
-        challenge = self.new_challenge()
-        self.renewals[challenge] = b""
-        return challenge
 
     def operate(self, operation: str, message: str | bytes) -> Answer:
         """Answer one operation. ``message`` is the query parameter of a GET, or the body of a POST."""
@@ -92,8 +72,7 @@ class SCEPService:
             request = read_request(message, ca)
             csr = self._approved(request)
             issued = self._authorities.issue_for(csr)
-            if csr.challenge in self.renewals:
-                self.renewals[csr.challenge] = issued.fingerprint(hashes.SHA256())
+            self.issued(csr.challenge or "", issued)
             return Answer(200, CONTENT_TYPE, cert_rep_success(request, ca, nonce, issued))
         except SCEPFailure as failure:
             fail_info = failure.fail_info or FailInfo.BAD_REQUEST
@@ -104,9 +83,8 @@ class SCEPService:
         if request.csr is None:
             raise SCEPFailure(FailInfo.BAD_CERT_ID, "the CA has no pending requests")
         challenge = request.csr.challenge or ""
-        if challenge not in self._challenges and "scep-challenge-unchecked" not in self._defects:
+        if not self.use(challenge) and "scep-challenge-unchecked" not in self._defects:
             raise SCEPFailure(FailInfo.BAD_REQUEST, "the challenge is unknown or was already used")
-        self._challenges.discard(challenge)
         return request.csr
 
 

@@ -18,6 +18,8 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
+from agent.lab.acme import PATH, ACMEService
+from agent.lab.acme_server import ACMEResource
 from agent.lab.api import API, is_authorised
 from agent.lab.automated import MANIFEST, AutomatedEnrollment
 from agent.lab.breaking import lab_site
@@ -35,7 +37,7 @@ from agent.net.transport.tls import make_context
 from agent.pki.certificates import CertificateError, peer_certificate
 from agent.pki.identity import Identity
 from agent.pki.issuing.authorities import Authorities
-from agent.profiles.making import enrollment_profile, platform_sso_profile, scep_payload
+from agent.profiles.making import acme_payload, enrollment_profile, platform_sso_profile, scep_payload
 
 HOST = "127.0.0.1"
 _NO_EXTENDED_MASTER_SECRET = 1  # SSL_OP_NO_EXTENDED_MASTER_SECRET, which pyOpenSSL does not name
@@ -50,9 +52,9 @@ class LabServer:
 
     ``push`` sends its pushes; None if the lab cannot push, so that Macs poll.
 
-    With ``scep`` the enrollment profile has a SCEP payload, otherwise a PKCS12. SCEP is served without TLS, as by most
-    CAs: its messages are signed and encrypted themselves. ``challenges`` and ``token`` continue those of an earlier
-    process; by default there are no challenges, and the token is new.
+    With ``scep`` the enrollment profile has a SCEP payload, with ``acme`` an ACME payload, otherwise a PKCS12. SCEP is
+    served without TLS, as by most CAs: its messages are signed and encrypted themselves. ``challenges`` and ``token``
+    continue those of an earlier process; by default there are no challenges, and the token is new.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class LabServer:
         authorities: Authorities,
         *,
         scep: bool = False,
+        acme: bool = False,
         token: str | None = None,
         challenges: MutableSet[str] | None = None,
     ) -> None:
@@ -74,6 +77,7 @@ class LabServer:
         self.push: LabPush | None = None
         self._reactor = reactor
         self._scep = SCEPService(authorities, challenges, lab.defects) if scep else None
+        self._acme = ACMEService(authorities, challenges) if acme else None
         # 2040 bits: OpenSSL rounds its strength up to that of 2048, and accepts it.
         weak = rsa.generate_private_key(65537, 2040) if "tls-weak-key" in lab.defects else None  # noqa: S505
         self._identity = authorities.server_identity([HOST, "localhost"], weak)
@@ -110,19 +114,25 @@ class LabServer:
             scep.putChild(b"scep", _SCEP(self._scep))
             self._ports.append(listen(self._reactor, BoundedSite(scep), HOST, scep_port, what="SCEP"))
             self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
+        if self._acme is not None:
+            self.lab.issued = self._acme.renewals
+            root.putChild(b"acme", ACMEResource(self._acme))
         site = lab_site(root, self.lab)
         site.keeps_body = self._keeps_body
         spoken = site.acceptableProtocols()
         connections = _Connections(self.authorities, self._identity, self.lab.defects, spoken)
         self._ports.append(listen(self._reactor, site, HOST, port, what="The lab", tls=connections))
         self.url = f"https://{HOST}:{self._ports[-1].getHost().port}"
+        if self._acme is not None:
+            self._acme.url = self.url + PATH
 
     def _keeps_body(self, request: Any) -> bool:
         """Whether the sender may send a body: a Mac with a certificate of the lab, or an API client with the token.
 
-        Also a Mac that is not enrolled yet, with its signed MachineInfo.
+        Also a Mac that is not enrolled yet, with its signed MachineInfo. With ACME, anybody: a Mac that orders its
+        certificate has none yet, and the URL is not known here.
         """
-        if is_authorised(request, self.token) or _single_or_none(request) == CONTENT_TYPE:
+        if self._acme is not None or is_authorised(request, self.token) or _single_or_none(request) == CONTENT_TYPE:
             return True
         try:
             return _peer(request)[1] is not None or "identity-none-accepted" in self.lab.defects
@@ -130,13 +140,16 @@ class LabServer:
             return False
 
     def enrollment_profile(self, *, renews: bool = False) -> bytes:
-        """A signed enrollment profile with a new identity, or a new SCEP challenge; ``renews``: for an enrolled Mac."""
-        if self._scep is None:
-            payload = self._profiles.pkcs12()
-        else:
+        """A signed enrollment profile with a new identity, or a new challenge; ``renews``: for an enrolled Mac."""
+        if self._scep is not None:
             challenge = self._scep.renewal_challenge() if renews else self._scep.new_challenge()
             payload = scep_payload(self.authorities, self.scep_url, challenge)
             payload = spoiled_payload(payload, self.lab.defects)
+        elif self._acme is not None:
+            identifier = self._acme.renewal_challenge() if renews else self._acme.new_challenge()
+            payload = acme_payload(self._acme.directory_url, identifier)
+        else:
+            payload = self._profiles.pkcs12()
         profile = enrollment_profile(self.authorities, self.url, payload)
         if renews and self.lab.defects:
             profile = spoiled(profile, self.lab.defects)

@@ -62,7 +62,9 @@ class ServerSide:
                 self._store = _store(state)
             store = self._store
             authorities = Authorities(None if store is None else store.authorities)
-            self.lab = lab_server(reactor, store, authorities, scep=server.identity == "scep")
+            self.lab = lab_server(
+                reactor, store, authorities, scep=server.identity == "scep", acme=server.identity == "acme"
+            )
         else:
             self.anchors = tuple(anchor.public_bytes(Encoding.DER) for anchor in read_anchors(server.ca))
             config = _config(scenario)

@@ -10,7 +10,8 @@ from agent.errors import PeerError
 from agent.load.phases.run import Part
 from agent.load.shard_plan import EnrollAt, EnrollAutomatically, ShardPlan
 from agent.net.mac.fleet.keys import KeyPool
-from agent.profiles.profile import read_profile
+from agent.profiles.acme import ACME, RSA, acme_of
+from agent.profiles.profile import Payload, read_profile
 from agent.profiles.scep import SCEP, scep_of
 from agent.scenario.targets import chosen_macs
 from agent.scenario.types import EnrollPhase
@@ -39,13 +40,23 @@ async def keys_made_ahead(reactor: Any, keys: KeyPool, finished: Deferred[None])
 
 
 def key_sizes(plan: ShardPlan) -> list[int | None]:
-    """The key size in bits of each SCEP identity of an enrollment; None if only the fetched profile will state it."""
+    """The bits of each RSA key of an enrollment by SCEP or ACME; None if only the fetched profile will state them."""
     if isinstance(plan.enroll, EnrollAt | EnrollAutomatically):
         if plan.scenario.server.identity == "scep":
             return [SCEP_KEY_BITS]
         return [] if plan.lab_anchors_only else [None]
     try:
         payloads = read_profile(plan.enroll.profile).payloads
-        return [scep_of(payload).key_size for payload in payloads if payload.payload_type == SCEP]
+        return [size for payload in payloads if (size := _rsa_bits(payload)) is not None]
     except PeerError:  # the enrollments will fail with this error
         return []
+
+
+def _rsa_bits(payload: Payload) -> int | None:
+    """The size of the RSA key that this payload needs; None if it needs none. Raises ProfileError."""
+    if payload.payload_type == SCEP:
+        return scep_of(payload).key_size
+    if payload.payload_type == ACME:
+        wanted = acme_of(payload)
+        return wanted.key_size if wanted.key_type == RSA else None
+    return None

@@ -16,6 +16,7 @@ CONTENT_TYPE = "application/x-apple-aspen-mdm-checkin"
 # Of mdmclient by the major version of macOS; minor versions add to it. 1543 was observed, Apple documents none: the
 # others are our choice, in the order of the releases.
 _MDMCLIENT = {13: 1327, 14: 1431, 15: 1543, 26: 1656, 27: 1768}
+NOT_MANAGED = 410  # to UserAuthenticate: the server does not manage the user for this login
 USER_AGENT = "MDM-OSX/1.0 mdmclient/1543"  # for requests that are not of one Mac
 
 

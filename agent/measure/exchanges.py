@@ -16,7 +16,7 @@ from msgspec import Struct, field, structs
 
 from agent import plists
 
-Kind = Literal["enroll", "checkin", "report", "scep", "lom_link", "push", "raw"]
+Kind = Literal["enroll", "checkin", "report", "scep", "acme", "lom_link", "push", "raw"]
 
 MOST_BODY_BYTES = 64 * 1024  # kept of each body
 MOST_EXCHANGES = 10_000
@@ -96,7 +96,7 @@ class HTTPExchange(Struct, frozen=True, kw_only=True):
     request_type: str = ""
     """RequestType of the command that a report is about; the request of a LOM link."""
     message_type: str = ""
-    """MessageType of a check-in; the operation of SCEP."""
+    """MessageType of a check-in; the operation of SCEP; the resource of ACME, such as ``newOrder``."""
     command_uuid: str = ""
     """CommandUUID of the command that a report is about; DeviceRequestUUID of a LOM link."""
     answer_status: str = ""

@@ -12,11 +12,13 @@ from cryptography import x509
 from agent.pki.certificates import MAX_BYTES, CertificateError, read_certificate, read_pem
 from agent.pki.identity import Identity, IdentityError, WrongPasswordError, load_pkcs12
 from agent.pki.names import ascii_upper
+from agent.profiles.acme import ACME
 from agent.profiles.errors import ProfileError, bad_certificate, bad_password, payload_failed
 from agent.profiles.profile import Payload, Profile
 from agent.profiles.scep import SCEP
 
 PKCS12 = "com.apple.security.pkcs12"
+IDENTITIES = (ACME, PKCS12, SCEP)
 CERTIFICATES = ("com.apple.security.root", "com.apple.security.pem", "com.apple.security.pkcs1")
 
 # The identities of a profile by PayloadUUID (in upper case).
@@ -46,7 +48,7 @@ def identity_at(profile: Profile, uuid: str, key: str, identities: Identities) -
 def check_identity_at(profile: Profile, uuid: str, key: str) -> None:
     """Check that ``key`` references a payload that provides an identity. Raises ProfileError."""
     payload = profile.payload(uuid, key)
-    if payload.payload_type not in (PKCS12, SCEP):
+    if payload.payload_type not in IDENTITIES:
         raise _no_identity(payload, key)
 
 

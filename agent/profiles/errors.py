@@ -66,3 +66,12 @@ def scep_failed(error: PeerError, *, network: bool) -> ProfileError:
     """SCEP failed with ``error``: the server was unreachable (``network``), or it did not issue an identity."""
     kind = ProfileTimedOut if error.timed_out else ProfileError
     return kind(ChainedError(Domain.SCEP, SCEP_NETWORK if network else SCEP_BAD_ANSWER, str(error)))
+
+
+def acme_failed(error: PeerError) -> ProfileError:
+    """ACME failed with ``error``: the server was unreachable, or it did not issue an identity.
+
+    Domain and code are our choice: Apple does not document those of ACME.
+    """
+    kind = ProfileTimedOut if error.timed_out else ProfileError
+    return kind(ChainedError(Domain.CERTIFICATE, MALFORMED_CERTIFICATE, str(error)))

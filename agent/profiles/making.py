@@ -23,7 +23,7 @@ _ORGANIZATION = "lom-agent lab"
 
 
 def enrollment_profile(authorities: Authorities, base_url: str, identity: dict[str, Any]) -> bytes:
-    """An enrollment profile with the payload ``identity`` (PKCS12 or SCEP)."""
+    """An enrollment profile with the payload ``identity`` (PKCS12, SCEP or ACME)."""
     anchor = _certificate_payload(authorities.anchor, "Lab CA", f"{ENROLLMENT_IDENTIFIER}.ca")
     mdm = _payload(
         "com.apple.mdm",
@@ -77,6 +77,25 @@ def scep_payload(authorities: Authorities, url: str, challenge: str) -> dict[str
             "Retries": 3,
             "RetryDelay": 10,
         },
+    )
+
+
+def acme_payload(url: str, client_identifier: str) -> dict[str, Any]:
+    """An ACME payload for the MDM identity, with a hardware-bound P-384 key and its attestation."""
+    return _payload(
+        "com.apple.security.acme",
+        "MDM identity",
+        f"{ENROLLMENT_IDENTIFIER}.identity",
+        DirectoryURL=url,
+        ClientIdentifier=client_identifier,
+        KeyType="ECSECPrimeRandom",
+        KeySize=384,
+        HardwareBound=True,
+        Attest=True,
+        Subject=[[["O", _ORGANIZATION]], [["CN", "%SerialNumber%"]]],
+        SubjectAltName={"dNSName": "%HostName%.lom.test", "uniformResourceIdentifier": "urn:uuid:%HardwareUUID%"},
+        UsageFlags=5,
+        ExtendedKeyUsage=["1.3.6.1.5.5.7.3.2"],
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from agent.mdm.waits import bounded_wait
 from agent.pki.scep.csr import alternative_names, subject_name
 from agent.pki.scep.errors import SCEPError
 from agent.profiles.errors import malformed
 from agent.profiles.profile import Payload
+from agent.profiles.urls import checked_url
 
 SCEP = "com.apple.security.scep"
 KEY_SIZES = (1024, 2048, 4096)
@@ -67,7 +67,7 @@ def scep_of(payload: Payload) -> SCEPPayload:
         raise malformed(f"the payload “{payload.name}”: {error}") from error
     return SCEPPayload(
         payload_name=payload.name,
-        url=_url(payload, content.require("URL", str)),
+        url=checked_url(payload, content.require("URL", str), "URL", ("http", "https")),
         ca_name=content.get("Name", str) or "",
         subject=subject,
         subject_alt_name=subject_alt_name,
@@ -83,14 +83,3 @@ def scep_of(payload: Payload) -> SCEPPayload:
 def _integer(content: Payload, key: str, default: int) -> int:
     value = content.get(key, int)
     return default if value is None else value
-
-
-def _url(payload: Payload, url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if not usable or not url.isascii() or not url.isprintable() or " " in url:
-        raise malformed(f"URL of the payload “{payload.name}”: expected an http or https URL, found {url[:200]!r}")
-    return url

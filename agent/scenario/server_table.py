@@ -182,10 +182,11 @@ class ServerPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = True
     identity: Annotated[
-        Literal["pkcs12", "scep"],
+        Literal["pkcs12", "scep", "acme"],
         key(
-            "How the profile of the embedded lab gives a Mac its identity. With another server, `scep` means that its "
-            "profile uses SCEP, and RSA keys are generated before the run."
+            "How the profile of the embedded lab gives a Mac its identity. Macs before macOS 14 refuse the "
+            "hardware-bound keys of `acme`: set `fleet.os`. With another server, `scep` means that its profile uses "
+            "SCEP, and RSA keys are generated before the run."
         ),
     ] = "pkcs12"
     keys: Annotated[

@@ -39,6 +39,8 @@ class EmbeddedChoice:
     """Where the lab keeps its state, and the ports of both; None: they end with the process."""
     provider_anchors: tuple[x509.Certificate, ...] = ()
     """The CAs whose push certificates the gateway accepts; none: any push certificate."""
+    acme: bool = False
+    """Whether the lab gives identities by ACME."""
 
 
 class Embedded:
@@ -47,7 +49,7 @@ class Embedded:
     def __init__(self, reactor: Any, service: FleetService, choice: EmbeddedChoice, authorities: Authorities) -> None:
         self.lab: LabServer | None = None
         if choice.lab:
-            self.lab = lab_server(reactor, choice.state, authorities, scep=choice.scep)
+            self.lab = lab_server(reactor, choice.state, authorities, scep=choice.scep, acme=choice.acme)
         self._service = service
         self._choice = choice
         self._authorities = authorities

@@ -196,9 +196,10 @@ def test_every_operation_has_a_rule(fleet: Fleet) -> None:
     mac = fleet.mac()
     operations = {
         mac.on("ProfileList"), mac.on_check_in(), mac.on_connect(), mac.on_session(), mac.on_lom_request(),
-        mac.on_push(), mac.on_scep(), mac.on_enroll(),
+        mac.on_push(), mac.on_scep(), mac.on_acme(), mac.on_enroll(),
     }  # fmt: skip
     rules = [operation.drop(probability=0.0) for operation in operations]
+    rules.append(mac.on_attestation().falsify("nonce"))
     assert {rule.rule.on for rule in rules} == set(get_args(On))
     mac.on_push().refuse("TooManyRequests", id="limit")
     assert fleet.rules[-1].rule.reason == "TooManyRequests"

@@ -24,6 +24,7 @@ VALUES: dict[str, Any] = {
     "at": "in_response",
     "bytes_per_s": 10.0,
     "which": "wrong",
+    "what": "nonce",
     "reason": "TooManyRequests",
     "limit": 3,
     "until": 5.0,
@@ -115,8 +116,8 @@ def test_each_row_of_the_table_is_valid_and_requires_its_parameters(do: str, on:
         (
             {"id": "x", "on": "session", "do": "malformed", "type": "ProfileList"},
             (
-                'Expected type only with on = "command", "checkin" or "scep" in the rule "x", found type = '
-                '"ProfileList" with on = "session". Remove type.'
+                'Expected type only with on = "command", "checkin", "scep", "acme" or "attestation" in the rule "x", '
+                'found type = "ProfileList" with on = "session". Remove type.'
             ),
         ),
         (
@@ -141,7 +142,7 @@ def test_a_senseless_rule_is_rejected(rule: dict[str, Any], message: str) -> Non
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"on": "acme"}, {"do": "sing"}, {"probability": 1.5}, {"share": -0.1}, {"times": 0}, {"every": 0}, {"id": "a b"},
+    [{"on": "est"}, {"do": "sing"}, {"probability": 1.5}, {"share": -0.1}, {"times": 0}, {"every": 0}, {"id": "a b"},
      {"color": 1}, {"macs": "0-9"}, {"os": ""}, {"after": -1}, {"role": "boss"}],
 )  # fmt: skip
 def test_values_out_of_bounds_are_rejected(wrong: dict[str, Any]) -> None:

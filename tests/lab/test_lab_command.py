@@ -203,6 +203,19 @@ def test_api_refuses_unknown_paths_and_invalid_bodies(running: Lab, path: str, b
     assert done.stdout.decode().rpartition("\n")[2] == status
 
 
+def test_the_profile_leads_to_the_labs_acme_server(tmp_path: Path) -> None:
+    openssl = need("openssl", "openssl")
+    with lab(tmp_path, Forked("lab", "--out", str(tmp_path), "--identity", "acme")) as running:
+        (tmp_path / "profile.cms").write_bytes(running.curl(running.printed["Enrollment profile"]).stdout)
+        line = [openssl, "cms", "-verify", "-noverify", "-inform", "DER", "-in", "profile.cms"]
+        opened = subprocess.run(line, capture_output=True, check=True, cwd=tmp_path)
+        payloads = {payload["PayloadType"]: payload for payload in plistlib.loads(opened.stdout)["PayloadContent"]}
+        directory = json.loads(running.curl(payloads["com.apple.security.acme"]["DirectoryURL"]).stdout)
+        head = running.curl("--head", directory["newNonce"]).stdout
+        assert head.startswith(b"HTTP/1.1 200")
+        assert b"Replay-Nonce: " in head
+
+
 def test_strongswan_gets_a_certificate_from_the_labs_scep(tmp_path: Path) -> None:
     pki = need("pki", "strongswan-pki")
     openssl = need("openssl", "openssl")

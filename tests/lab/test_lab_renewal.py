@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunInReactor
 from lab_messages import AUTHORITIES, OTHER, UDID, authenticate, enroll, put, report, token_update
-from stack import stack
 
 from agent import plists
 from agent.lab.core import Lab, Refused
@@ -70,25 +68,6 @@ def test_no_other_identity_is_taken_for_a_renewal() -> None:
         refused(lambda identity=identity: report(lab, identity, Status="Idle"), 403)  # type: ignore[misc]
     refused(lambda: report(lab, new, OTHER, Status="Idle"), 403)
     assert report(lab, new, Status="Idle")
-
-
-@pytest.mark.parametrize("scep", [False, True])
-def test_a_mac_renews_its_identity(run_in_reactor: RunInReactor, scep: bool) -> None:
-    async def scenario() -> None:
-        async with stack(scep=scep) as running:
-            client = running.fleet[0]
-            before = client.device.enrollment
-            assert before is not None
-            profile = running.server.enrollment_profile(renews=True)
-            result = await running.command(client, "InstallProfile", Payload=profile)
-            assert result["Status"] == "Acknowledged"
-            after = client.device.enrollment
-            assert after is not None
-            assert after.identity.fingerprint != before.identity.fingerprint
-            assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
-            assert running.lab.macs[running.udid(client)].fingerprint == after.identity.fingerprint
-
-    run_in_reactor(scenario())
 
 
 def test_a_bootstrap_token_is_returned_until_it_is_removed() -> None:

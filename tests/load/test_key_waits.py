@@ -16,7 +16,7 @@ from agent.load.shard_keys import key_sizes
 from agent.load.shard_plan import EnrollAt, EnrollWith, ShardPlan
 from agent.net.mac.fleet import keys
 from agent.pki.issuing.authorities import Authorities
-from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload
+from agent.profiles.making import acme_payload, enrollment_profile, pkcs12_payload, scep_payload
 from agent.report.generator import judged_generator
 from agent.scenario.reading import scenario_from
 
@@ -75,15 +75,24 @@ def profile(bits: int | None) -> EnrollWith:
     return EnrollWith(enrollment_profile(authorities, "https://mdm.test", payload))
 
 
+def acme_profile(**keys: Any) -> EnrollWith:
+    authorities = Authorities()
+    payload = acme_payload("https://mdm.test/acme", "client") | keys
+    return EnrollWith(enrollment_profile(authorities, "https://mdm.test", payload))
+
+
 @pytest.mark.parametrize(
     ("enroll", "embedded", "identity", "sizes"),
     [
         (EnrollAt("https://lab.test/enroll"), True, "scep", [2048]),
         (EnrollAt("https://lab.test/enroll"), True, "pkcs12", []),
+        (EnrollAt("https://lab.test/enroll"), True, "acme", []),
         (EnrollAt("https://mdm.test/enroll"), False, "pkcs12", [None]),
         (EnrollAt("https://mdm.test/enroll"), False, "scep", [2048]),
         (profile(4096), False, "pkcs12", [4096]),
         (profile(None), False, "pkcs12", []),
+        (acme_profile(), False, "pkcs12", []),
+        (acme_profile(KeyType="RSA", KeySize=3072, HardwareBound=False, Attest=False), False, "pkcs12", [3072]),
         (EnrollWith(b"no profile"), False, "pkcs12", []),
     ],
 )

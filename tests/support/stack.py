@@ -66,15 +66,18 @@ class Stack:
         devices: int,
         *,
         scep: bool = False,
+        acme: bool = False,
+        os: str | None = None,
+        model: str | None = None,
         behaviour: FleetBehaviour = DEFAULT_BEHAVIOUR,
         resume: float = 0.0,
         faults: Faults | None = None,
         log: ExchangeLog | None = None,
-        os: str | None = None,
     ) -> None:
         self.exchanges: list[Exchange] = []
         self.warnings: list[str] = []
-        self.server = LabServer(reactor, Lab(), Authorities({"scep": _scep_authority()} if scep else None), scep=scep)
+        authorities = Authorities({"scep": _scep_authority()} if scep else None)
+        self.server = LabServer(reactor, Lab(), authorities, scep=scep, acme=acme)
         self.lab = self.server.lab
         self.reports: list[tuple[str, int]] = []
         self.lab.on_report = lambda udid, connection: self.reports.append((udid, connection))
@@ -97,7 +100,7 @@ class Stack:
             faults=faults,
             exchanges=log,
         )
-        self.fleet = Fleet(Population("stack", devices, os=os), self.environment, behaviour)
+        self.fleet = Fleet(Population("stack", devices, os=os, model=model), self.environment, behaviour)
 
     def udid(self, client: MDMClient) -> str:
         """The Mac's UDID."""
@@ -136,15 +139,19 @@ async def stack(
     devices: int = 1,
     *,
     scep: bool = False,
+    acme: bool = False,
+    os: str | None = None,
+    model: str | None = None,
     behaviour: FleetBehaviour = DEFAULT_BEHAVIOUR,
     resume: float = 0.0,
     faults: Faults | None = None,
     log: ExchangeLog | None = None,
-    os: str | None = None,
     enrolled: bool = True,
 ) -> AsyncIterator[Stack]:
     """A running stack whose Macs are enrolled by default; everything is closed after it."""
-    running = Stack(devices, scep=scep, behaviour=behaviour, resume=resume, faults=faults, log=log, os=os)
+    running = Stack(
+        devices, scep=scep, acme=acme, os=os, model=model, behaviour=behaviour, resume=resume, faults=faults, log=log
+    )
     running.server.listen()
     running.network.listen()
     try:

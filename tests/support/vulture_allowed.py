@@ -16,6 +16,7 @@ _TESTS = "the tests judge by it: they read the same facts and counts as the prog
 
 ALLOWED = {
     "cli.apns.identity: apns_identity": _LAZY,
+    "cli.attestation: attestation_root": _LAZY,
     "cli.commands: format_commands": _CLICK_HOOK,
     "cli.commands: get_command": _CLICK_HOOK,
     "cli.commands: list_commands": _CLICK_HOOK,
@@ -33,6 +34,8 @@ ALLOWED = {
     "faults.decisions: reset_counts": _CONTROL,
     "client.devices: come_online": _USERS,
     "client.devices: lom_item": _USERS,
+    "client.devices: on_acme": _USERS,
+    "client.devices: on_attestation": _USERS,
     "client.devices: on_check_in": _USERS,
     "client.devices: on_enroll": _USERS,
     "client.devices: on_lom_request": _USERS,
@@ -45,6 +48,7 @@ ALLOWED = {
     "client.fleet: clear_rules": _USERS,
     "client.fleet: remove_macs": _USERS,
     "client.run: set_rate": _USERS,
+    "client.rules: falsify": _USERS,
     "client.rules: slow": _USERS,
     "client.rules: throttle": _USERS,
     "client.rules: wrong_udid": _USERS,
@@ -54,6 +58,7 @@ ALLOWED = {
     "fleet.derivation: SECONDARY_ETHERNET": "one of the four port numbers, which are assigned together",
     "lab.api: isLeaf": _TWISTED,
     "lab.server: isLeaf": _TWISTED,
+    "lab.acme_server: isLeaf": _TWISTED,
     "lab.server: render_GET": _TWISTED,
     "lab.server: render_POST": _TWISTED,
     "lab.server: render_PUT": _TWISTED,

@@ -13,7 +13,7 @@ from agent.cli.signals import importing
 )
 @click.option(
     "--identity",
-    type=click.Choice(["pkcs12", "scep"]),
+    type=click.Choice(["pkcs12", "scep", "acme"]),
     default="pkcs12",
     show_default=True,
     help="How the enrollment profile gives a Mac its identity.",

@@ -44,8 +44,15 @@ def run_lab(
         make_folder(out)
         store = LabStore(Path(out))
     authorities = Authorities(None if store is None else store.authorities)
-    scep = identity == "scep"
-    server = lab_server(reactor, store, authorities, scep=scep, reenrollment=reenrollment, defects=defects)
+    server = lab_server(
+        reactor,
+        store,
+        authorities,
+        scep=identity == "scep",
+        acme=identity == "acme",
+        reenrollment=reenrollment,
+        defects=defects,
+    )
     push = server.authorities.push_identity(TOPIC)
     if apns is not None:
         anchors = () if apns_ca is None else read_anchors((apns_ca,))

@@ -59,10 +59,15 @@ class Target:
 
 
 def embedded_lab(
-    reactor: Any, authorities: Authorities | None = None, *, scep: bool = False, defects: Defects = NONE
+    reactor: Any,
+    authorities: Authorities | None = None,
+    *,
+    scep: bool = False,
+    acme: bool = False,
+    defects: Defects = NONE,
 ) -> Target:
     """A lab of this process, with ``defects``. It listens already. Raises OperatorError."""
-    server = LabServer(reactor, Lab(defects=defects), authorities or Authorities(), scep=scep)
+    server = LabServer(reactor, Lab(defects=defects), authorities or Authorities(), scep=scep, acme=acme)
     server.listen()
     anchor = server.authorities.anchor
     pem = anchor.public_bytes(Encoding.PEM).decode("ascii")
@@ -73,7 +78,8 @@ def embedded_lab(
 def target_of(reactor: Any, scenario: Scenario) -> Target:
     """The server of a scenario's ``[server]``. Raises OperatorError."""
     if scenario.server.adapter == "lab" and scenario.server.lab is None:
-        return embedded_lab(reactor, scep=scenario.server.identity == "scep")
+        identity = scenario.server.identity
+        return embedded_lab(reactor, scep=identity == "scep", acme=identity == "acme")
     side = ServerSide(reactor, scenario, Population(scenario.fleet.seed, 1, 1))
     if isinstance(side.enroll, EnrollAutomatically):
         raise OperatorError(

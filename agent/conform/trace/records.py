@@ -82,7 +82,7 @@ class ExchangeRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     seconds: float
     udid: str
     kind: Kind
-    """``enroll`` (fetches the profile), ``checkin``, ``report``, ``scep``, ``lom_link``, ``raw`` (a probe wrote it)."""
+    """``enroll`` (of the profile), ``checkin``, ``report``, ``scep``, ``acme``, ``lom_link``, ``raw`` (a probe's)."""
     method: str = ""
     url: str = ""
     """Without its query."""
@@ -98,7 +98,7 @@ class ExchangeRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     """Why there is no response, or what the Mac did not accept."""
     request_type: str = ""
     message_type: str = ""
-    """MessageType of a check-in; operation of SCEP."""
+    """MessageType of a check-in; operation of SCEP; resource of ACME."""
     command_uuid: str = ""
     answer_status: str = ""
     """Status of a report: ``Idle``, ``Acknowledged`` …"""

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from agent.device import information
+from agent.device import attestation, information
+from agent.device.attestation import can_attest
 from agent.device.commands.reading import FORMAT_ERROR, flag, is_list_of
 from agent.device.mac import Device
 from agent.device.settings import apply_settings
-from agent.device.steps import SynchroniseDeclarations
+from agent.device.steps import AttestProperties, CommandSteps, SynchroniseDeclarations
+from agent.errors import PeerError
 from agent.mdm.commands import Command
 from agent.mdm.results import Result, acknowledged
 
 
-def device_information(device: Device, command: Command) -> Result:
+def device_information(device: Device, command: Command) -> Result | CommandSteps:
     """The values of the keys that the server asks for."""
     queries = command.body.get("Queries")
     if not is_list_of(queries, str):
         return FORMAT_ERROR
+    if can_attest(device.mac) and (attestation.QUERY in queries or attestation.NONCE in command.body):
+        nonce = command.body.get(attestation.NONCE)
+        if not attestation.is_valid(nonce) or attestation.QUERY not in queries:
+            return FORMAT_ERROR
+        return _attested_information(device, queries, nonce, command.channel)
     return acknowledged({"QueryResponses": information.device_information(device, queries, command.channel)})
+
+
+def _attested_information(device: Device, queries: list[str], nonce: bytes | None, channel: str) -> CommandSteps:
+    chain: tuple[bytes, ...] | PeerError = yield AttestProperties(nonce)
+    attested = {} if isinstance(chain, PeerError) else {attestation.QUERY: list(chain)}
+    return acknowledged({"QueryResponses": information.device_information(device, queries, channel) | attested})
 
 
 def security_info(device: Device, command: Command) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.device.mac import Device
+from agent.mdm.session import State
 from agent.measure.operations import RUN_ENDED
 from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands
@@ -80,6 +81,20 @@ class ActiveMac:
         self.device.lose_power()  # of the session alone: it ends, and an undelivered result is kept
         if not self.device.session.owes_result:
             self.commands.forget(WENT_OFFLINE)
+
+    def suspend(self, reason: str) -> bool:
+        """End the session of an enrollment that another one is about to replace; an undelivered result is kept.
+
+        Returns whether a session was open or due.
+        """
+        session = self.device.session
+        interrupted = session.state is not State.CLOSED or session.deadline is not None
+        self.sessions.stop(reason)
+        self.connection.hang_up()
+        self.device.lose_power()  # as above
+        if not session.owes_result:
+            self.commands.forget(reason)
+        return interrupted
 
     def close(self) -> None:
         """Close every connection and cancel every timer, at the end of the run."""

@@ -13,6 +13,7 @@ from math import inf
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
@@ -20,6 +21,7 @@ from twisted.python.failure import Failure as TwistedFailure
 from agent import plists
 from agent.device.mac import Device
 from agent.device.steps import (
+    AttestProperties,
     CheckIn,
     Done,
     Download,
@@ -43,6 +45,7 @@ from agent.measure.exchanges import Kind
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import Connections, ask
 from agent.net.http.http1 import Origin, Response, without_query
+from agent.net.mac.attesting import attest_properties
 from agent.net.mac.enrollment import hints
 from agent.net.mac.exchanging import MacExchanger
 from agent.net.mac.fleet.environment import Environment
@@ -50,6 +53,7 @@ from agent.net.mac.injection import altered
 from agent.pki.cms_signing import mdm_signature
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import Authority
+from agent.profiles.acme import RSA, ACMEPayload
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
 
@@ -162,12 +166,12 @@ class BackgroundTasks:
             return need.value
         finally:
             self._driven -= 1
-            if life == self._life:  # otherwise the connections are those of a task after the boot
+            if life == self._life and not self._driven:  # otherwise the connections are those of another task
                 self._hang_up()
 
     async def perform(
         self, need: IORequest, waits: IdentityWaits | None = None
-    ) -> list[RelayOutcome] | Identity | bytes | float | PeerError:
+    ) -> list[RelayOutcome] | Identity | bytes | float | tuple[bytes, ...] | PeerError:
         """Carry out one I/O request; a failure of the peer is returned, not raised."""
         try:
             match need:
@@ -175,6 +179,8 @@ class BackgroundTasks:
                     return await self._environment.network.relay(self._endpoint, items)
                 case ObtainIdentity(payload, anchors):
                     return await self._obtain_identity(payload, anchors, waits or IdentityWaits())
+                case AttestProperties(nonce):
+                    return attest_properties(self._device, self._environment, nonce)[0]
                 case CheckIn(message, enrollment):
                     await self._kept()
                     return await self._check_in(message, enrollment)
@@ -282,6 +288,9 @@ class BackgroundTasks:
 
     async def _check_in(self, message: Mapping[str, Any], enrollment: Enrollment) -> bytes:
         """PUT a check-in message; returns the body of the answer. Raises PeerError."""
+        replacing = self._device.enrolling
+        if replacing is not None and enrollment is not replacing.enrollment:
+            raise MacStopped("another enrollment is replacing it")
         facts: dict[str, str | int | float | bool] = {"message": message["MessageType"], "udid": self._device.mac.udid}
         facts |= self._device.channel_facts
         if "Endpoint" in message:
@@ -296,12 +305,15 @@ class BackgroundTasks:
             connections = self._connections_of(enrollment)
             response = await ask(connections, "PUT", enrollment.check_in_url, headers, body, exchanger=exchanger)
             page = page_in(response.body, response.headers.get("content-type", ""))
-            if response.status != 200:
+            not_managed = message_type == "UserAuthenticate" and response.status == checkin.NOT_MANAGED
+            if response.status != 200 and not not_managed:
                 reason = f"the server answered {facts['message']} with {response.status} instead of 200"
                 hint = hints.of_check_in(response.status, signed=enrollment.sign_message)
                 raise ServerRefused(hints.with_hint(reason + (page and f", with {page}"), hint), response.status)
-            if page:
+            if page and not not_managed:
                 raise PageAnswered(f"an MDM server's answer to {facts['message']}", page, response.status, _LOOK_AT)
+        if not_managed:  # an answer of the protocol, and no failure of the check-in
+            raise ServerRefused("the server does not manage this user", response.status)
         return response.body
 
     async def _download_by_mdm(self, url: str, enrollment: Enrollment) -> bytes:
@@ -348,19 +360,32 @@ class BackgroundTasks:
             self._connections = None
 
     async def _obtain_identity(
-        self, payload: SCEPPayload, anchors: tuple[x509.Certificate, ...], waits: IdentityWaits
+        self, payload: SCEPPayload | ACMEPayload, anchors: tuple[x509.Certificate, ...], waits: IdentityWaits
     ) -> Identity:
-        from agent.net.mac.enrollment.scep import obtain_identity  # imported when it is used: a fast start
+        floor = isinstance(payload, ACMEPayload)  # Apple's article leaves SCEP servers out
+        with self._others(anchors, floor=floor) as connections:
+            if isinstance(payload, ACMEPayload):
+                from agent.net.mac.enrollment.acme import identity_by_acme  # imported when it is used: a fast start
 
-        with self._others(anchors, floor=False) as connections:  # Apple's article leaves SCEP servers out
-            waiting = self._environment.keys.take(payload.key_size)
-            since = self._environment.reactor.seconds()
-            key = await waiting
-            waits.key += self._environment.reactor.seconds() - since
+                rsa_key = await self._rsa_key(payload.key_size, waits) if payload.key_type == RSA else None
+                exchanger_of = partial(self._exchanger, "acme")
+                return await identity_by_acme(
+                    self._device, self._environment, connections, payload, rsa_key, exchanger_of, waits.polling_limit
+                )
+            from agent.net.mac.enrollment.scep import obtain_identity  # as above
+
+            key = await self._rsa_key(payload.key_size, waits)
             exchanger = self._exchanger("scep")
             return await obtain_identity(
                 self._environment.clock, connections, payload, key, exchanger, waits.polling_limit, self._agent
             )
+
+    async def _rsa_key(self, bits: int, waits: IdentityWaits) -> rsa.RSAPrivateKey:
+        waiting = self._environment.keys.take(bits)
+        since = self._environment.reactor.seconds()
+        key = await waiting
+        waits.key += self._environment.reactor.seconds() - since
+        return key
 
 
 def log_defect(failure: TwistedFailure) -> None:

@@ -340,9 +340,12 @@ class MDMClient:
             await self._enroll(lambda: succeed(resumed_enrollment_steps(device, unfinished)), None, cut_short=cut_short)
 
     def abandon_enrollment(self) -> None:
-        """Forget the enrollment that another process began."""
-        self._parts.device.enrolling = None
+        """Forget the enrollment that another process began. A Mac that has another one goes on with that."""
+        mac = self._parts
+        mac.device.enrolling = None
         self._environment.changed(self.index)
+        mac.pushes.back()
+        self.wake()
 
     async def _enroll(
         self,

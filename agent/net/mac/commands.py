@@ -17,7 +17,7 @@ from twisted.python.failure import Failure as TwistedFailure
 
 from agent.device.commands import carry_out
 from agent.device.mac import Device
-from agent.device.steps import CommandSteps, Done, advance
+from agent.device.steps import AttestProperties, CommandSteps, Done, advance
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.faults.decisions import Hit
 from agent.lom.link import LinkRequest
@@ -25,6 +25,7 @@ from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
 from agent.mdm.results import Result, Status
 from agent.measure.operations import Operation
+from agent.net.mac.attesting import attest_properties
 from agent.net.mac.background import BackgroundTasks, log_defect
 from agent.net.mac.exchanging import record_instead
 from agent.net.mac.fleet.environment import Environment
@@ -221,6 +222,11 @@ class Commands:
 
     def _step(self, steps: CommandSteps, answer: Any, report: Report) -> None:
         need = advance(steps, answer)
+        while isinstance(need, AttestProperties):
+            chain, hit = attest_properties(self._device, self._environment, need.nonce)
+            if hit is not None and self._current is not None:
+                self._current.hit = self._current.hit or hit
+            need = advance(steps, chain)
         if isinstance(need, Done):
             self._finish(need.value, report)
             return

@@ -100,7 +100,7 @@ def record_instead(environment: Environment, mac: Mac, hit: Hit, **facts: Any) -
 class MacExchanger:
     """Sends the requests of one task of a Mac (`agent.net.http.fetch.ask`), with faults and a record of each.
 
-    ``hit`` is the fault of the first request. Each request of SCEP has a fault of its own, which is decided here.
+    ``hit`` is the fault of the first request. For SCEP and ACME the fault of each request is decided here.
     """
 
     __slots__ = ("_environment", "_hit", "_kind", "_mac", "_message_type")
@@ -123,12 +123,16 @@ class MacExchanger:
         if self._kind == "scep":
             message_type = scep_operation(url)
             hit = environment.decide("scep", self._mac, message_type)
+        falsifying = None
+        if self._kind == "acme":  # the hit, if there is one, is on the attestation
+            falsifying, hit = hit, environment.decide("acme", self._mac, message_type)
         inject(connection, hit)
         opened = record(
             environment,
             self._mac,
             self._kind,
             hit,
+            falsifying,
             url=url,
             method=method,
             request=body or b"",

@@ -15,6 +15,7 @@ from agent.mdm.results import INVALID_REQUEST_TYPE, ChainedError, Domain, Result
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.faulty import ConnectionFault, FaultyConnection
 from agent.pki.identity import Identity
+from agent.pki.issuing.attestation import Falsified
 from agent.pki.issuing.invalid import expired, of_another_ca
 
 _NO_CHAIN = ChainedError(Domain.MDM, INVALID_REQUEST_TYPE, "The command failed because of an injected fault.")
@@ -77,3 +78,8 @@ def inject(connection: HTTPConnection, hit: Hit | None) -> None:
     """Have the rule's fault happen to the next request on this connection."""
     if hit is not None and isinstance(connection, FaultyConnection):
         connection.inject(connection_fault(hit.rule))
+
+
+def falsified(hit: Hit | None) -> Falsified | None:
+    """What a rule makes wrong with an attestation; None where that is nothing."""
+    return None if hit is None or hit.rule.do != "falsify" else Falsified(hit.rule.what)

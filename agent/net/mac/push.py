@@ -62,7 +62,7 @@ class PushListener:
     @property
     def presence(self) -> Presence:
         """Whether APNs can reach the Mac."""
-        if self.enrolling:
+        if self.enrolling or self._device.enrolling is not None:
             return Presence.OFFLINE  # also when it enrolls again: pushes are stored for the new enrollment
         if self._device.enrollment is not None:
             return Presence.ONLINE if self._device.running and not self.offline else Presence.OFFLINE

@@ -116,9 +116,11 @@ class Sessions:
     def wake(self, due: Moment | None) -> bool:
         """Open a session, or ask for commands again when the open one ends; returns whether one was opened.
 
-        No effect on a Mac that is off or not enrolled. ``due`` is when the session was to start; None is now.
+        No effect on a Mac that is off, not enrolled, or in the check-ins of another enrollment. ``due`` is when the
+        session was to start; None is now.
         """
-        if self._device.enrollment is None or not self._device.running:
+        device = self._device
+        if device.enrollment is None or device.enrolling is not None or not device.running:
             return False
         self._poll.cancel()
         return self._begin(due)

@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from agent.device.user_channel import UserDevice, log_in_steps, may_log_in
 from agent.errors import PeerError
 from agent.fleet.population import USER_CHANNEL
+from agent.mdm.digest import DigestRefused
 from agent.mdm.refusals import ResultRefused
 from agent.measure.operations import Moment
 from agent.net.mac.background import BackgroundTasks
@@ -22,6 +23,7 @@ from agent.net.mac.push import GatewaySide, PushListener
 from agent.net.mac.sessions import Sessions
 from agent.net.mac.upkeep import Upkeep
 from agent.net.timing import Alarm
+from agent.plists import PlistError
 from agent.push.broker import Presence
 from agent.push.store import Notification
 
@@ -187,6 +189,9 @@ class UserChannel:
     async def _log_in(self) -> None:
         try:
             await self.background.drive(log_in_steps(self.device))
+        except (DigestRefused, PlistError) as error:  # the check-in itself succeeded
+            self._environment.warn(f"the user channel of a Mac is not open: {error}")
+            raise
         finally:
             self._logging_in = False
             self._environment.warn_each(self.device.take_warnings())

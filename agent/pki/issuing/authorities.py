@@ -90,6 +90,10 @@ class Authorities:
         """An MDM certificate for a SCEP request, with the request's subject and subjectAltName."""
         return self.scep.certify(request.public_key, request.subject, CLIENT_USAGE, request.subject_alternative_name)
 
+    def issue_by_acme(self, request: CertificateRequest) -> x509.Certificate:
+        """An MDM certificate for an ACME order, with the request's subject and subjectAltName."""
+        return self._mdm.certify(request.public_key, request.subject, CLIENT_USAGE, request.subject_alternative_name)
+
     def _of(self, name: str, make: Callable[[], Authority]) -> Authority:
         authority = self._kept.get(name)
         if authority is None:

@@ -102,7 +102,7 @@ def build_csr(
     if alternative:
         extensions.append(x509.SubjectAlternativeName(alternative))
     if key_usage & (SIGN | ENCRYPT):
-        extensions.append(_key_usage(key_usage))
+        extensions.append(key_usage_of(key_usage))
     attributes = []
     if challenge:
         attributes.append(der.sequence(der.oid(CHALLENGE_PASSWORD), der.set_of(_directory_string(challenge))))
@@ -216,7 +216,8 @@ def _texts(names: Mapping[str, object], key: str) -> Iterator[str]:
         yield text
 
 
-def _key_usage(bits: int) -> x509.KeyUsage:
+def key_usage_of(bits: int) -> x509.KeyUsage:
+    """The extension for the bits SIGN and ENCRYPT of a payload."""
     return x509.KeyUsage(
         digital_signature=bool(bits & SIGN),
         content_commitment=False,

@@ -108,7 +108,8 @@ def _checked_server(server: ServerPart) -> ServerPart:
         )
     if embedded and server.keys != "unique" and server.identity != "scep":
         raise OperatorError(
-            "server.keys (--keys) is about keys for SCEP, but the lab makes identities as PKCS12; set "
+            "server.keys (--keys) is about keys for SCEP, but the lab uses "
+            f"{server.identity}; set "
             'server.identity = "scep" (--identity scep)'
         )
     _check_addresses(server)

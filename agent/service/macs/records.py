@@ -8,7 +8,7 @@ from agent.measure.exchanges import HTTPExchange
 from agent.service.events import EventLog
 from agent.service.macs.answers import AnswerLog
 
-_WITH_SERVER = ("enroll", "checkin", "report", "scep")  # kinds of exchanges
+_WITH_SERVER = ("enroll", "checkin", "report", "scep", "acme")  # kinds of exchanges
 
 
 class Records:

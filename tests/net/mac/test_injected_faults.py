@@ -332,14 +332,24 @@ def test_a_report_with_another_udid_is_of_no_mac_that_the_server_knows(run_in_re
 
 @pytest.mark.parametrize("at", POINTS)
 @pytest.mark.parametrize(
-    ("on", "type_"), [("enroll", None), ("scep", "GetCACaps"), ("scep", "PKIOperation"), ("checkin", "TokenUpdate")]
+    ("on", "type_"),
+    [
+        ("enroll", None),
+        ("scep", "GetCACaps"),
+        ("scep", "PKIOperation"),
+        ("acme", "newOrder"),
+        ("checkin", "TokenUpdate"),
+    ],
 )
 def test_an_enrollment_fails_at_the_point_and_works_again(
     run_in_reactor: RunInReactor, on: str, type_: str | None, at: str
 ) -> None:
     async def scenario() -> None:
         log = ExchangeLog()
-        async with stack(scep=True, behaviour=QUICK, faults=Faults(), log=log, enrolled=False) as running:
+        acme = on == "acme"
+        async with stack(
+            scep=not acme, acme=acme, os="15.5", behaviour=QUICK, faults=Faults(), log=log, enrolled=False
+        ) as running:
             client = running.fleet[0]
             add(running, on=on, do="drop", at=at, type=type_, times=1)
             with pytest.raises(PeerError, match="a fault rule reset the connection"):

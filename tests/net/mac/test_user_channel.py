@@ -14,15 +14,17 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from agent import plists
+from agent.fleet.population import Population
 from agent.lab.declarations import Declarations
-from agent.lab.users import name_of
+from agent.lab.users import UserAuthentication, name_of
 from agent.mdm.facts import message
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.records import Exchange
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet.macs import FleetBehaviour
+from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
 from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
+from agent.profiles.errors import ProfileError
 from agent.profiles.making import TOPIC
 from agent.push.requests import Provider
 from agent.push.wire import RoutedPush
@@ -121,6 +123,7 @@ def test_the_server_authenticates_a_network_user(run_in_reactor: Run, policy: An
             kinds = [each["MessageType"] for each in of_user]
             if policy == "refuse":
                 assert (kinds, user.managed) == (["UserAuthenticate"], False)
+                assert running.failures("checkin") == []  # 410 is an answer of the protocol
                 assert client.device.user is user
             else:
                 twice = ["UserAuthenticate"] * (2 if policy == "digest" else 1)
@@ -138,6 +141,22 @@ def test_the_server_authenticates_a_network_user(run_in_reactor: Run, policy: An
                 assert [(each["UserGUID"], each["MobileAccount"]) for each in users if each["IsLoggedIn"]] == [
                     (user.account.user_id, True)
                 ]
+
+    run_in_reactor(work())
+
+
+def test_a_challenge_that_cannot_be_answered_is_told(run_in_reactor: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def challenge(_users: UserAuthentication, _name: str, _message: object) -> bytes:
+        return plists.dump_xml({"DigestChallenge": "Basic"})
+
+    async def work() -> None:
+        monkeypatch.setattr(UserAuthentication, "answer", challenge)
+        async with stack(1, behaviour=NETWORK) as running:
+            assert [each for each in running.warnings if "expected a challenge of HTTP Digest, found 'Basic'" in each]
+            user = running.fleet[0].device.user
+            assert user is not None
+            assert user.managed is None
+            assert running.fleet[0].enrolled
 
     run_in_reactor(work())
 
@@ -300,5 +319,25 @@ def test_a_user_has_declarations_and_status_of_his_own(run_in_reactor: Run) -> N
             await running.until(lambda: "management" not in reported(name)["StatusItems"], "a report of the change")
             assert reported(name)["StatusItems"] == {"enhanced-logging": {"status": "finished"}}
             assert reported(client.device.mac.udid) == before
+
+    run_in_reactor(work())
+
+
+def test_a_profile_without_user_connections_has_a_way_out(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        async with stack(1, os="26.4", enrolled=False) as running:
+            running.server._profiles.defects = frozenset({"enroll-no-per-user"})
+            with pytest.raises(ProfileError, match="--per-user-connections optional"):
+                await running.enroll(running.fleet[0])
+            behaviour = FleetBehaviour(users=1.0, per_user_connections="optional")
+            lenient = Fleet(Population("stack", 1, os="26.4"), running.environment, behaviour)
+            try:
+                await running.enroll(lenient[0])
+                assert [each for each in running.warnings if "com.apple.mdm.per-user-connections" in each]
+                user = lenient[0].device.user
+                assert user is not None
+                assert user.managed is None  # the server has no user channel
+            finally:
+                lenient.close()
 
     run_in_reactor(work())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from agent.device.mac import Device
-from agent.device.steps import Steps
+from agent.device.steps import CheckIn, Done, ReturnT, Steps, advance
 from agent.errors import CutShort, PeerError
 from agent.measure.operations import Moment
 from agent.net.mac.active import ActiveMac
@@ -15,6 +15,7 @@ from agent.net.mac.injection import MacOffline
 from agent.profiles.profile import Profile
 
 ENROLLED_AGAIN = "the Mac enrolled again"
+ENROLLS_AGAIN = "the Mac enrolls again"
 
 BeginEnrollment = Callable[[], Awaitable[Steps[Profile | None]]]
 
@@ -42,11 +43,13 @@ async def enroll(
             raise MacOffline("the Mac is offline")
         pushes.enrolling = True
         waits = IdentityWaits(polling_limit=polling_limit)
+        before = _Before(mac)
         try:
-            profile = await mac.background.drive(await begin(), waits)
+            profile = await mac.background.drive(before.suspended_by(await begin()), waits)
         except PeerError:
             pushes.enrolling = False
             pushes.back()
+            before.carry_on()
             raise
         finally:
             operation.key_wait = waits.key
@@ -59,6 +62,35 @@ async def enroll(
         mac.lom.update()
         if cut_short is not None:
             operation.end(CutShort(cut_short))
+
+
+class _Before:
+    """The enrollment that a Mac has while it enrolls again.
+
+    The server may refuse its sessions from the first check-in of the new enrollment on. So the Mac ends the open one
+    before that, and opens the next with the new enrollment, or with this one where the new one fails.
+    """
+
+    def __init__(self, mac: ActiveMac) -> None:
+        self._mac = mac
+        self._interrupted = False
+
+    def suspended_by(self, steps: Steps[ReturnT]) -> Steps[ReturnT]:
+        """The steps of the new enrollment, which end the session before their first check-in."""
+        suspended = self._mac.device.enrollment is None
+        need = advance(steps, None)
+        while not isinstance(need, Done):
+            if isinstance(need, CheckIn) and not suspended:
+                suspended = True
+                self._interrupted = self._mac.suspend(ENROLLS_AGAIN)
+            answer = yield need
+            need = advance(steps, answer)
+        return need.value
+
+    def carry_on(self) -> None:
+        """The new enrollment failed: open a session in place of the one that was ended."""
+        if self._interrupted:
+            self._mac.sessions.wake(None)
 
 
 def _check_signer(device: Device, profile: Profile, environment: Environment) -> None:

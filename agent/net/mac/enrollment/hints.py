@@ -21,6 +21,21 @@ SCEP: Mapping[FailInfo, str] = {
     FailInfo.BAD_ALG: "Look at Keysize in the SCEP payload, and at the algorithms that the CA's GetCACaps names.",
     FailInfo.BAD_CERT_ID: "The CA does not know the request. Did it lose its pending ones? Is it one of several?",
 }
+_CLIENT_IDENTIFIER = (
+    "Look at ClientIdentifier in the ACME payload: does the server know it, and may it be used more than once? "
+    "A server that knows its devices refuses the Macs of another fleet.seed (--seed)."
+)
+ACME: Mapping[str, str] = {  # by the type of the problem (RFC 8555, 6.7)
+    "badAttestationStatement": (
+        'Does the server trust the root of the attestations ("lom-agent attestation-root" prints it)? '
+        "Are both clocks right?"
+    ),
+    "badCSR": "Look at Subject, SubjectAltName and KeySize in the ACME payload.",
+    "externalAccountRequired": "A Mac has no external account: let the ACME server accept new accounts.",
+    "rejectedIdentifier": _CLIENT_IDENTIFIER,
+    "unauthorized": _CLIENT_IDENTIFIER,
+    "unsupportedIdentifier": "Does the server support permanent-identifier and device-attest-01?",
+}
 SCEP_NOT_FOUND = "Look at URL in the SCEP payload."
 UNSIGNED = (
     "The profile does not set SignMessage, so no message had an Mdm-Signature: a server that takes the Mac's "
