@@ -22,6 +22,7 @@ from lom_by_hand import (
     DEVICES,
     DOCS,
     EXPIRED,
+    WORKED_ACKNOWLEDGEMENT,
     WORKED_ANSWER,
     WORKED_NAME,
     WORKED_REQUEST,
@@ -71,7 +72,7 @@ def test_request_with_seed_succeeds_and_is_printed_by_both_ends(seeded: Running)
         "controller": seeded.names[0],
         "request": "Reset",
         "request_uuid": "first",
-        "protocol_version": 1,
+        "protocol_version": 2,
         "success": True,
         "error": "",
         "power": "booting",
@@ -105,7 +106,7 @@ def test_identity_from_files_and_json_output(own: Running, controller: list[str]
         "to": own.address,
         "request": "PowerON",
         "request_uuid": "ours",
-        "protocol_version": 1,
+        "protocol_version": 2,
         "success": True,
         "kind": None,
         "error": "",
@@ -126,9 +127,11 @@ def test_verbose_prints_every_byte(own: Running, controller: list[str]) -> None:
         f"Device's CommonName: {WORKED_NAME}",
         f"sent {len(WORKED_REQUEST)} bytes",
     ]
-    sent, _, received = errors.partition("received 103 bytes\n")
+    sent, _, rest = errors.partition("received 103 bytes\n")
+    received, _, acknowledged = rest.partition(f"sent {len(WORKED_ACKNOWLEDGEMENT)} bytes: the acknowledgement\n")
     assert bytes.fromhex("".join(re.findall(r"    (.*)\n", sent))) == WORKED_REQUEST
     assert bytes.fromhex("".join(re.findall(r"    (.*)\n", received))) == WORKED_ANSWER
+    assert bytes.fromhex("".join(re.findall(r"    (.*)\n", acknowledged))) == WORKED_ACKNOWLEDGEMENT
     assert done.stdout.decode() == f"{WORKED_NAME}: Reset done\n"
     assert event_of(own, "request")["power"] == "booting"
 
@@ -230,10 +233,10 @@ def test_controller_refuses_an_expired_device_certificate(tmp_path: Path, contro
 
 
 def test_unsupported_protocol_version_is_answered_with_an_error(own: Running, controller: list[str]) -> None:
-    errors, _ = request("Reset", WORKED_NAME, own.address, *controller, "--protocol-version", "2", status=1)
-    assert errors == f"lom-agent: {WORKED_NAME}: LOMProtocolVersion: expected 1, found 2\n"
-    event = event_of(own, "request")
-    assert (event["success"], event["protocol_version"]) == (False, 2)
+    errors, _ = request("Reset", WORKED_NAME, own.address, *controller, "--protocol-version", "3", status=1)
+    assert errors == f"lom-agent: {WORKED_NAME}: LOMProtocolVersion: expected 1 or 2, found 3\n"
+    event = event_of(own, "declined")
+    assert event["error"] == "LOMProtocolVersion: expected 1 or 2, found 3"
 
 
 def test_sni_selects_one_of_several_devices(seeded: Running) -> None:

@@ -197,7 +197,8 @@ def test_standard_library_device_answers_lom_request(tmp_path: Path, controller:
     ("octets", "kind", "words"),
     [
         (LinkAnswer("7", "no \u202e today").encode(), "lom_refused", r"no \u202e today"),
-        (LinkAnswer("8").encode(), "lom_frame_malformed", "expected an answer to request '7', found one to '8'"),
+        (LinkAnswer("8").encode(), "lom_link_broken", "the link ended before the Device answered"),  # a repeated answer
+        (b"\0\0\0\x08no plist", "lom_frame_malformed", "expected a binary plist"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "lom_frame_too_long", "expected a LOM frame of 1 to 4096 bytes"),
         (b"", "lom_link_broken", "the link ended before the Device answered"),
     ],

@@ -14,13 +14,13 @@ import msgspec
 from agent.cli.results.outputs import check_different, check_file
 from agent.cli.scenarios.options import overrides
 from agent.cli.signals import Stopping, printing
-from agent.conform.capabilities import read_capabilities
-from agent.conform.document import Report, report_of
-from agent.conform.judge import judge
-from agent.conform.requirement import Requirement
 from agent.conform.requirements import requirements, selected
-from agent.conform.trace import Header, ServerFacts, Trace, read_trace, write_trace
-from agent.conform.waivers import read_waivers, waivers_text
+from agent.conform.trace.records import Header, ServerFacts, Trace, read_trace, write_trace
+from agent.conform.verdicts.capabilities import read_capabilities
+from agent.conform.verdicts.document import Report, report_of
+from agent.conform.verdicts.judge import judge
+from agent.conform.verdicts.requirement import Requirement
+from agent.conform.verdicts.waivers import read_waivers, waivers_text
 from agent.errors import OperatorError
 from agent.files import write_file
 
@@ -51,7 +51,7 @@ def run_conform(options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
         else:
             chosen = selected(trace.header.profile, trace.header.only)
     else:
-        from agent.conform.stage import Unreachable  # the reactor is not needed to judge a trace
+        from agent.conform.stage.errors import Unreachable  # the reactor is not needed to judge a trace
 
         try:
             trace, signal_number = _tested(chosen, options, given)
@@ -89,12 +89,12 @@ def _tested(
     """The trace of a run, and the signal that stopped it. Raises OperatorError and Unreachable."""
     from agent.cli.apns.gateway import apns_plan
     from agent.cli.reactor import run_until_done, the_reactor
-    from agent.conform.manual import ManualServer
     from agent.conform.probes import Probe, needed_by
-    from agent.conform.recorder import Recorder
-    from agent.conform.run import Run
-    from agent.conform.stage import PATIENCE_SECONDS, Stage
-    from agent.conform.target import target_of
+    from agent.conform.stage.manual import ManualServer
+    from agent.conform.stage.run import Run
+    from agent.conform.stage.stage import PATIENCE_SECONDS, Stage
+    from agent.conform.stage.target import target_of
+    from agent.conform.trace.recorder import Recorder
     from agent.scenario.reading import scenario_from
 
     adapter = options["adapter"] or ("lab" if options["enroll"] is None else "none")

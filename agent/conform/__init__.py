@@ -3,11 +3,11 @@
 From a probe to a verdict:
 
 1. A *probe* (`agent.conform.probes`) plays fresh Macs against the server over a ``Stage`` (`agent.conform.stage`).
-2. What was said is the *trace*: typed records (`agent.conform.trace`), made by `agent.conform.recorder` from the
-   exchanges of the Macs and the pushes of the gateway, with secrets redacted (`agent.conform.bodies`).
+2. What was said is the *trace* (`agent.conform.trace`): typed records, made from the exchanges of the Macs and the
+   pushes of the gateway, with secrets redacted.
 3. A *requirement* (`agent.conform.requirements`) has a check: a pure function over the part of the trace that its
-   probes left (`agent.conform.evidence`), which returns a Finding.
-4. `agent.conform.judge` turns findings, capabilities and waivers into verdicts, `agent.conform.output` writes them.
+   probes left, which returns a Finding. What the checks of one area share is in `agent.conform.reading`.
+4. `agent.conform.verdicts` turns findings, capabilities and waivers into verdicts, `agent.conform.output` writes them.
 
 How to add a requirement: three places, named after its area.
 

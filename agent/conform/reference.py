@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from agent.conform.probes import probes
-from agent.conform.requirement import Requirement
 from agent.conform.requirements import requirements
+from agent.conform.verdicts.requirement import Requirement
 from agent.lab.defects import all_defects
 
 _OPENING = """\

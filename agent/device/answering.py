@@ -74,6 +74,14 @@ class OfflineMac:
         answer, _events = self.device.receive_lom_request(request, controller, 0.0)
         return answer
 
+    def unacknowledged_lom_answers(self, controller: str) -> list[LinkAnswer]:
+        """The answers that the Controller has not acknowledged."""
+        return self.device.unacknowledged_lom_answers(controller, 0.0)
+
+    def lom_answer_arrived(self, uuid: str, controller: str, *, acknowledged: bool) -> None:
+        """The Controller has acknowledged an answer, or its link has ended without that."""
+        self.device.lom_answer_arrived(uuid, controller, acknowledged=acknowledged)
+
 
 def answer_command(
     population: Population,

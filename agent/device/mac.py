@@ -290,16 +290,20 @@ class Device:
         other effect, even if the Mac was reset since. A Mac that acts on itself as Controller delivers the result to
         its server first and changes its power afterwards.
         """
-        supported = self.mac.lom_protocol_version
-        if request.version != supported:
-            error = f"LOMProtocolVersion: expected {supported}, found {request.version}"
-            return LinkAnswer(request.uuid, error), []
         repeated = self._recent_answers.repeated(controller, request, now)
         if repeated is not None:
             return repeated, []
         answer, events = self._carry_out(request, controller, now)
         self._recent_answers.keep(controller, request, answer, now)
         return answer, events
+
+    def unacknowledged_lom_answers(self, controller: str, now: float) -> list[LinkAnswer]:
+        """As LOM Device: the recent answers that this Controller has not acknowledged, oldest first."""
+        return self._recent_answers.unacknowledged(controller, now)
+
+    def lom_answer_arrived(self, uuid: str, controller: str, *, acknowledged: bool) -> None:
+        """As LOM Device: the Controller has acknowledged an answer, or its link has ended without that."""
+        self._recent_answers.arrived(controller, uuid, acknowledged=acknowledged)
 
     def _carry_out(self, request: LinkRequest, controller: str, now: float) -> tuple[LinkAnswer, list[PowerEvent]]:
         own = self.relaying and self.lom is not None and self.lom.controller_name == controller

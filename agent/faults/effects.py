@@ -48,7 +48,8 @@ EFFECTS: tuple[Effect, ...] = (
         ("lom_link",),
         (),
         (),
-        "The Device resets the link after it has read the request, and does not carry it out.",
+        "The Device resets the link after it has read the request, and does not carry it out. From version 2 on the "
+        "Controller connects once more.",
     ),
     Effect("drop", ("push",), (), (), "APNs resets the provider's connection instead of answering."),
     Effect("slow", _HTTP, ("bytes_per_s",), (), "The Mac sends its request at this rate."),

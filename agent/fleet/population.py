@@ -26,7 +26,7 @@ DEFAULT_SEGMENT_SIZE = 10  # devices; our choice
 DEFAULT_SEED = "lom-agent"  # our choice
 SERIAL_CHARACTERS_A_MAC = 10  # of a serial number, after the model's prefix
 DOMAIN = "lom.test"  # never resolved; .test is reserved (RFC 6761, 6.2)
-LOM_PROTOCOL_VERSION = 1  # of our link; Apple's wire format is unpublished
+LOM_PROTOCOL_VERSION = 2  # of our link, the highest; Apple's wire format is unpublished
 
 # Disks of 256 GB, 512 GB, 1 TB and 2 TB as macOS reports their capacity; most Macs have one of the smaller ones.
 _CAPACITIES = (245.11, 494.38, 494.38, 494.38, 994.66, 994.66, 1995.22)

@@ -60,7 +60,7 @@ class ShardParts:
         observer = self.metrics if self._trace is None else several(self.metrics, self._trace)
         self.stalls = Stalls(reactor)
         self.operations = Operations(reactor, observer, started=self.metrics.started, wall_clock=self.clock)
-        self._network = make_network(scenario.lom.network, reactor, self.operations)
+        self._network = make_network(scenario.lom.network, reactor, self.operations, race=scenario.lom.dial == "race")
         shared = parse_keys(scenario.server.keys)
         own = None if shared is None else max(1, shared // plan.shards)
         self.keys = KeyPool(

@@ -64,6 +64,12 @@ class Endpoint(Protocol):
     def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
         """Carry out and answer a request from the Controller with this CommonName."""
 
+    def unacknowledged_lom_answers(self, controller: str) -> Sequence[LinkAnswer]:
+        """The recent answers that the Controller with this CommonName did not acknowledge, oldest first."""
+
+    def lom_answer_arrived(self, uuid: str, controller: str, *, acknowledged: bool) -> None:
+        """The Controller has acknowledged the answer to this DeviceRequestUUID, or its link has ended without that."""
+
 
 @dataclass(frozen=True, slots=True)
 class LinkSide:

@@ -2,12 +2,13 @@
 
 Apple's format is unpublished; this is our own, specified in docs/lom-link.md. A frame is a length of 4 bytes,
 big-endian, then a binary plist of that many bytes, at most MAX_FRAME_BYTES. The Controller sends a request, the Device
-sends an answer. Parsing does not depend on how TCP splits the bytes.
+sends an answer, and from version 2 on the Controller acknowledges it. Parsing does not depend on how TCP splits the
+bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from agent.framing import FrameLengthError, FrameReader, frame
 from agent.lom.requests import MAX_DNS_NAME_LENGTH, MAX_QUOTED, MAX_UUID_LENGTH, PROTOCOL_VERSION, PowerRequest
 
 MAX_FRAME_BYTES = 4096
+FIRST_VERSION = 1
+ACKNOWLEDGED_FROM = 2  # the first version in which the Controller acknowledges an answer
 MAX_ERROR_LENGTH = 512  # characters; with the longest DeviceRequestUUID, in any script, an answer fits in a frame
 
 
@@ -38,11 +41,20 @@ class LinkLimits:
     TCP resets a connection that is closed with unread bytes, and a reset destroys answers still in transit.
     """
     relays_at_once: int = 32
-    """Controller: maximum number of links open at the same time for one command."""
+    """Controller: maximum number of items of one command that are relayed at the same time."""
     links_a_peer: int = 64
     """Device: maximum number of open links per address during handshakes, and per Controller afterwards."""
     requests_a_second: int = 200
     """Device: maximum number of requests carried out per second and Controller."""
+    acknowledgement_seconds: float = 5.0
+    """Device: maximum wait for the acknowledgement of an answer, before it closes the link."""
+    returns: int = 1
+    """Controller: how often it connects to a Device again whose link ended before the answer (version 2)."""
+    attempt_delay_seconds: float | None = 0.25
+    """Controller: how long an address has to complete its handshake before the next one is tried too (RFC 8305, 5).
+
+    None: one address at a time.
+    """
     repeat_seconds: float = 60.0
     """Device: how long it recognises a request that it has answered."""
     repeats_kept: int = 64
@@ -76,6 +88,23 @@ class LinkBroken(LinkError):
     kind = "lom_link_broken"
 
 
+class VersionUnsupported(LinkError):
+    """A request has a LOMProtocolVersion that the Device does not speak. ``answer`` says so."""
+
+    kind = "lom_version"
+
+    def __init__(self, answer: LinkAnswer) -> None:
+        super().__init__(answer.error)
+        self.answer = answer
+
+
+class NotAcknowledged(LinkError):
+    """The Controller did not acknowledge an answer in time."""
+
+    kind = "lom_not_acknowledged"
+    timed_out = True
+
+
 class RequestDropped(LinkError):
     """A fault rule has the Device reset the link instead of an answer."""
 
@@ -99,6 +128,11 @@ class LinkRequest:
     dns_name: str
     request: PowerRequest
     version: int = PROTOCOL_VERSION
+
+    @property
+    def acknowledges(self) -> bool:
+        """Whether the Controller acknowledges the answer."""
+        return self.version >= ACKNOWLEDGED_FROM
 
     def encode(self) -> bytes:
         """This request as a frame."""
@@ -128,6 +162,17 @@ class LinkAnswer:
         return encode_frame(message)
 
 
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """A Controller's acknowledgement of an answer (version 2)."""
+
+    uuid: str
+
+    def encode(self) -> bytes:
+        """This acknowledgement as a frame."""
+        return encode_frame({"DeviceRequestUUID": self.uuid, "ResponseAcknowledged": True})
+
+
 def encode_frame(message: dict[str, Any]) -> bytes:
     """The bytes of one frame. Raises FrameTooLong if the message does not fit."""
     body = plists.dump_binary(message)
@@ -146,13 +191,15 @@ def next_message(reader: FrameReader) -> dict[str, Any] | None:
 
 
 class ControllerLink:
-    """The Controller's end of one link: one request, one answer, then the link is closed."""
+    """The Controller's end of one link: one request, one answer and its acknowledgement, then the link is closed."""
 
-    __slots__ = ("_reader", "_request")
+    __slots__ = ("_acknowledgements", "_reader", "_repeats_left", "_request")
 
-    def __init__(self, request: LinkRequest) -> None:
+    def __init__(self, request: LinkRequest, limits: LinkLimits = LIMITS) -> None:
         self._request = request
         self._reader = FrameReader(MAX_FRAME_BYTES)
+        self._acknowledgements = b""
+        self._repeats_left = limits.repeats_kept
 
     def start(self) -> bytes:
         """The bytes of the request."""
@@ -161,18 +208,28 @@ class ControllerLink:
     def receive(self, data: bytes) -> LinkAnswer | None:
         """Take bytes; return the answer once it is complete. Raises LinkError if the Device violates the rules.
 
-        The first frame is the answer. The Controller then closes the link, so further frames are not read.
+        In version 1 the first frame is the answer. In version 2 a Device may first repeat answers to earlier requests,
+        at most ``repeats_kept``; they are acknowledged. Frames after the answer are not read.
         """
         self._reader.receive(data)
-        message = next_message(self._reader)
-        if message is None:
-            return None
-        answer = parse_answer(message)
-        if answer.uuid != self._request.uuid:
-            raise FrameMalformed(
-                f"expected an answer to request {self._request.uuid[:80]!r}, found one to {answer.uuid[:80]!r}"
-            )
-        return answer
+        while (message := next_message(self._reader)) is not None:
+            answer = parse_answer(message)
+            own = answer.uuid == self._request.uuid
+            if self._request.acknowledges and (own or self._repeats_left):
+                self._acknowledgements += Acknowledgement(answer.uuid).encode()
+                self._repeats_left -= not own
+            elif not own:
+                raise FrameMalformed(
+                    f"expected an answer to request {self._request.uuid[:80]!r}, found one to {answer.uuid[:80]!r}"
+                )
+            if own:
+                return answer
+        return None
+
+    def take_acknowledgements(self) -> bytes:
+        """The acknowledgements to send; empty if there are none."""
+        taken, self._acknowledgements = self._acknowledgements, b""
+        return taken
 
     def closed(self, reason: str) -> LinkBroken:
         """The error for a link that ended before the answer was complete."""
@@ -180,56 +237,90 @@ class ControllerLink:
 
 
 class DeviceLink:
-    """The Device's end of one link: returns one request at a time, the next one after that is answered."""
+    """The Device's end of one link: returns one message at a time, the next one after a request is answered.
 
-    __slots__ = ("_answer_due", "_reader", "_remaining")
+    ``version`` is the highest that the Device speaks.
+    """
 
-    def __init__(self, limits: LinkLimits = LIMITS) -> None:
+    __slots__ = ("_open", "_reader", "_remaining", "_unacknowledged", "_version")
+
+    def __init__(self, limits: LinkLimits = LIMITS, version: int = PROTOCOL_VERSION) -> None:
         self._reader = FrameReader(MAX_FRAME_BYTES)
         self._remaining = limits.requests_a_link
-        self._answer_due = False
+        self._version = version
+        self._open: LinkRequest | VersionUnsupported | None = None  # what is to be answered
+        self._unacknowledged: set[str] = set()  # DeviceRequestUUIDs answered on this link
 
     @property
     def finished(self) -> bool:
-        """Whether the limit of requests on one link is reached."""
-        return self._remaining == 0
+        """Whether the limit of requests on one link is reached and no acknowledgement is awaited."""
+        return self._remaining == 0 and not self._unacknowledged
+
+    @property
+    def unacknowledged(self) -> frozenset[str]:
+        """The DeviceRequestUUIDs of the answers of this link that are not acknowledged yet."""
+        return frozenset(self._unacknowledged)
 
     def receive(self, data: bytes) -> None:
         """Take bytes."""
         self._reader.receive(data)
 
-    def next_request(self) -> LinkRequest | None:
-        """The next complete request; None if there is none yet, or the link is finished.
+    def next_message(self) -> LinkRequest | Acknowledgement | None:
+        """The next complete request, or acknowledgement of an answer of this link; None if there is none yet.
 
-        Raises LinkError if the Controller violates the rules.
+        Raises VersionUnsupported, whose ``answer`` is to be given to ``answer``, and LinkError if the Controller
+        violates the rules.
         """
-        if self._answer_due:
-            raise MisuseError("next_request was called before the last request of the LOM link was answered")
-        if self.finished:
-            return None
-        message = next_message(self._reader)
-        if message is None:
-            return None
-        request = parse_request(message)
-        self._answer_due = True
-        return request
+        if self._open is not None:
+            raise MisuseError("next_message was called before the last request of the LOM link was answered")
+        while not self.finished and (message := next_message(self._reader)) is not None:
+            if "ResponseAcknowledged" in message:
+                acknowledgement = Acknowledgement(_text(message, "DeviceRequestUUID", MAX_UUID_LENGTH))
+                if acknowledgement.uuid in self._unacknowledged:  # others are of no consequence
+                    self._unacknowledged.discard(acknowledgement.uuid)
+                    return acknowledgement
+            elif self._remaining:
+                try:
+                    self._open = parse_request(message, self._version)
+                except VersionUnsupported as error:
+                    self._open = error
+                    raise
+                return self._open
+        return None
 
     def answer(self, answer: LinkAnswer) -> bytes:
-        """The bytes of the answer to the request that ``next_request`` returned last."""
-        if not self._answer_due:
+        """The bytes of the answer to the request that ``next_message`` returned last."""
+        if self._open is None:
             raise MisuseError("answer was called on a LOM link that has no open request")
-        self._answer_due = False
+        if isinstance(self._open, LinkRequest) and self._open.acknowledges:
+            self._unacknowledged.add(answer.uuid)
+        self._open = None
         self._remaining -= 1
         return answer.encode()
 
+    def repeat(self, answers: Iterable[LinkAnswer]) -> bytes:
+        """The bytes of answers of earlier links that were not acknowledged; those of this link are left out."""
+        repeated = [answer for answer in answers if answer.uuid not in self._unacknowledged]
+        self._unacknowledged.update(answer.uuid for answer in repeated)
+        return b"".join(answer.encode() for answer in repeated)
 
-def parse_request(message: dict[str, Any]) -> LinkRequest:
-    """The request in a frame's message. Raises FrameMalformed."""
-    uuid = _text(message, "DeviceRequestUUID", MAX_UUID_LENGTH)
-    dns_name = _text(message, "DeviceDNSName", MAX_DNS_NAME_LENGTH)
+
+def parse_request(message: dict[str, Any], highest: int = PROTOCOL_VERSION) -> LinkRequest:
+    """The request in a frame's message. Raises FrameMalformed.
+
+    Raises VersionUnsupported for a version above ``highest`` or below 1, whatever else is wrong: keys and values may
+    differ there.
+    """
     version = message.get("LOMProtocolVersion")
     if not isinstance(version, int) or isinstance(version, bool):
         raise FrameMalformed(f"LOMProtocolVersion: expected an integer, found {plists.type_name(version)}")
+    if not FIRST_VERSION <= version <= highest:
+        spoken = " or ".join(str(each) for each in range(FIRST_VERSION, highest + 1))
+        uuid = message.get("DeviceRequestUUID")
+        named = uuid if isinstance(uuid, str) and 0 < len(uuid) <= MAX_UUID_LENGTH else ""
+        raise VersionUnsupported(LinkAnswer(named, f"LOMProtocolVersion: expected {spoken}, found {version}"))
+    uuid = _text(message, "DeviceRequestUUID", MAX_UUID_LENGTH)
+    dns_name = _text(message, "DeviceDNSName", MAX_DNS_NAME_LENGTH)
     kind = message.get("DeviceRequestType")
     try:
         request = PowerRequest(kind)
@@ -248,6 +339,10 @@ def parse_answer(message: dict[str, Any]) -> LinkAnswer:
     if success:
         return LinkAnswer(uuid)
     error = message.get("DeviceRequestReturnError")
+    if isinstance(error, str) and len(error) > MAX_ERROR_LENGTH:
+        raise FrameMalformed(
+            f"DeviceRequestReturnError: expected at most {MAX_ERROR_LENGTH} characters, found {len(error)}"
+        )
     return LinkAnswer(uuid, error if isinstance(error, str) and error else "the Device gave no reason")
 
 

@@ -11,7 +11,16 @@ from typing import Protocol
 
 from agent.errors import MisuseError, PeerError
 from agent.lom.endpoint import Endpoint, LinkSide, controller_side, device_side
-from agent.lom.link import ControllerLink, DeviceLink, LinkAnswer, LinkError, LinkRequest, RequestDelayed
+from agent.lom.link import (
+    Acknowledgement,
+    ControllerLink,
+    DeviceLink,
+    LinkAnswer,
+    LinkError,
+    LinkRequest,
+    RequestDelayed,
+    VersionUnsupported,
+)
 from agent.lom.relay import Relay, Unreachable
 from agent.lom.requests import RelayItem, RelayOutcome
 from agent.pki.purpose import Purpose
@@ -105,14 +114,23 @@ class MemoryNetwork:
     def _exchange(self, request: LinkRequest, device: Endpoint, controller_name: str) -> LinkAnswer:
         controller_end, device_end = ControllerLink(request), DeviceLink()
         device_end.receive(controller_end.start())
-        asked = device_end.next_request()
-        if asked is None:
-            raise MisuseError("the encoded LOM request is incomplete")
+        repeated = b""
         try:
+            asked = device_end.next_message()
+            if not isinstance(asked, LinkRequest):
+                raise MisuseError("the encoded LOM request is incomplete")
+            if asked.acknowledges:
+                unacknowledged = device.unacknowledged_lom_answers(controller_name)
+                repeated = device_end.repeat(each for each in unacknowledged if each.uuid != asked.uuid)
             answered = device.receive_lom_request(asked, controller_name)
+        except VersionUnsupported as error:
+            answered = error.answer
         except RequestDelayed as delayed:  # a link takes no time here
             answered = delayed.carry_out()
-        answer = controller_end.receive(device_end.answer(answered))
+        answer = controller_end.receive(repeated + device_end.answer(answered))
         if answer is None:
             raise controller_end.closed("its answer is incomplete")
+        device_end.receive(controller_end.take_acknowledgements())
+        while isinstance(acknowledged := device_end.next_message(), Acknowledgement):
+            device.lom_answer_arrived(acknowledged.uuid, controller_name, acknowledged=True)
         return answer

@@ -7,7 +7,7 @@ reset of the Mac. Apple does not document this; it is a rule of our link (docs/l
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from msgspec import Struct
 
@@ -22,6 +22,9 @@ class _Entry:
     expires_at: float
     request: PowerRequest
     answer: LinkAnswer
+    acknowledged: bool
+    in_transit: bool
+    """Whether the link on which it was sent is still open, so that its acknowledgement may come."""
 
 
 class AnswerRecord(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -33,6 +36,8 @@ class AnswerRecord(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     error: str = ""
     left: float = 0.0
     """Seconds from the moment of the record until it is forgotten."""
+    acknowledged: bool = True
+    """Whether the Controller has acknowledged it, or never will (version 1)."""
 
 
 class RecentAnswers:
@@ -54,14 +59,18 @@ class RecentAnswers:
         """The answers that are kept, oldest first."""
         self._forget_old(now)
         return [
-            AnswerRecord(controller, uuid, entry.request, entry.answer.error, entry.expires_at - now)
+            AnswerRecord(
+                controller, uuid, entry.request, entry.answer.error, entry.expires_at - now, entry.acknowledged
+            )
             for (controller, uuid), entry in self._entries.items()
         ]
 
     def resume(self, records: Iterable[AnswerRecord], now: float) -> None:
         """Take recorded answers over."""
         self._entries = {
-            (each.controller, each.uuid): _Entry(now + each.left, each.request, LinkAnswer(each.uuid, each.error))
+            (each.controller, each.uuid): _Entry(
+                now + each.left, each.request, LinkAnswer(each.uuid, each.error), each.acknowledged, in_transit=False
+            )
             for each in records
         }
 
@@ -86,9 +95,32 @@ class RecentAnswers:
         """Store an answer; drops the oldest beyond ``repeats_kept``."""
         self._forget_old(now)
         self.forget(controller, request.uuid)
-        self._entries[controller, request.uuid] = _Entry(now + self._limits.repeat_seconds, request.request, answer)
+        self._entries[controller, request.uuid] = _Entry(
+            now + self._limits.repeat_seconds,
+            request.request,
+            answer,
+            acknowledged=not request.acknowledges,
+            in_transit=request.acknowledges,
+        )
         while len(self._entries) > self._limits.repeats_kept:
             del self._entries[next(iter(self._entries))]
+
+    def unacknowledged(self, controller: str, now: float) -> list[LinkAnswer]:
+        """The answers that this Controller has not acknowledged before their links ended, oldest first."""
+        self._forget_old(now)
+        return [
+            entry.answer
+            for (name, _), entry in self._entries.items()
+            if name == controller and not entry.acknowledged and not entry.in_transit
+        ]
+
+    def arrived(self, controller: str, uuid: str, *, acknowledged: bool) -> None:
+        """The Controller has acknowledged this answer, or the link on which it was sent has ended without that."""
+        kept = self._entries.get((controller, uuid))
+        if kept is not None:  # the order stays
+            self._entries[controller, uuid] = replace(
+                kept, acknowledged=kept.acknowledged or acknowledged, in_transit=False
+            )
 
     def forget(self, controller: str, uuid: str) -> None:
         """Drop an answer whose request was not carried out after all, so that a repeated request is carried out."""

@@ -1,16 +1,16 @@
 """One relayed item at the Controller: chooses the next address to try, and collects the outcome. No I/O.
 
 Addresses are tried in the given order, the primary list first. After a failure before the request was sent (no
-listener, wrong peer) the next address is tried. A request that was sent may have been carried out, so it is not sent
-again.
+listener, wrong peer) the next address is tried; it may also be tried before that. A request that was sent may have been
+carried out, so it is not sent to another address.
 """
 
 from __future__ import annotations
 
 from agent.errors import MisuseError, PeerError
 from agent.lom.addresses import AddressError, check_link_local
-from agent.lom.link import LinkAnswer, LinkRequest
-from agent.lom.requests import PROTOCOL_VERSION, RelayItem, RelayOutcome
+from agent.lom.link import FIRST_VERSION, LinkAnswer, LinkRequest
+from agent.lom.requests import RelayItem, RelayOutcome
 
 _MAX_QUOTED = 400  # characters of one error, or of one address, that an outcome quotes
 
@@ -30,20 +30,23 @@ class DeviceRefused(PeerError):
 class Relay:
     """Tries the addresses of one item until it has an outcome. ``failure`` is the error that decided it, if any."""
 
-    __slots__ = ("_errors", "_outcome", "_waiting", "failure", "item")
+    __slots__ = ("_errors", "_outcome", "_trying", "_waiting", "failure", "item")
 
     def __init__(self, item: RelayItem) -> None:
         self.item = item
         self.failure: PeerError | None = None
         self._outcome: RelayOutcome | None = None
         self._waiting = list(item.addresses)
-        self._errors: list[str] = []
+        self._trying: set[str] = set()
+        self._errors: list[tuple[str, str]] = []  # each with its address
 
     @property
     def outcome(self) -> RelayOutcome:
-        """The outcome of the item, once ``next_address`` has returned None."""
+        """The outcome of the item, once it is decided or every address has failed."""
         if self._outcome is None:
-            raise MisuseError("the outcome of this relay is not decided yet")
+            if self._waiting or self._trying:
+                raise MisuseError("the outcome of this relay is not decided yet")
+            self._outcome = self._failed()
         return self._outcome
 
     @property
@@ -54,31 +57,37 @@ class Relay:
     @property
     def request(self) -> LinkRequest:
         """The request to send to the Device."""
-        version = PROTOCOL_VERSION if self.item.version is None else self.item.version
+        version = FIRST_VERSION if self.item.version is None else self.item.version
         return LinkRequest(self.item.uuid, self.item.dns_name, self.item.request, version)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether an address is left to try."""
+        return bool(self._waiting)
+
     def next_address(self) -> str | None:
-        """The next address to try, or None once there is an outcome."""
-        while self._outcome is None:
-            if not self._waiting:
-                self._outcome = self._failed()
-                break
+        """The next address to try, or None if none is left or there is an outcome."""
+        while self._waiting and self._outcome is None:
             address = self._waiting.pop(0)
             try:
-                return str(check_link_local(address))
+                checked = str(check_link_local(address))
             except AddressError as error:
                 self.not_sent(address, error)
+            else:
+                self._trying.add(checked)
+                return checked
         return None
 
     def not_sent(self, address: str, error: PeerError) -> None:
         """Record that ``address`` failed before the request was sent."""
         self.failure = error
-        self._errors.append(_told(address, error))
+        self._trying.discard(address)
+        self._errors.append((address, _told(address, error)))
 
     def sent_and_failed(self, address: str, error: PeerError) -> None:
         """Record that the request was sent to ``address`` and no valid answer arrived. This is final."""
         self.failure = error
-        self._errors.append(_told(address, error))
+        self._errors.append((address, _told(address, error)))
         self._outcome = self._failed()
 
     def answered(self, answer: LinkAnswer) -> None:
@@ -90,7 +99,9 @@ class Relay:
         self._outcome = RelayOutcome(self.item.uuid, answer.error)
 
     def _failed(self) -> RelayOutcome:
-        return RelayOutcome(self.item.uuid, "; ".join(self._errors) or "no address was given")
+        order = {address: number for number, address in reversed(list(enumerate(self.item.addresses)))}
+        told = sorted(self._errors, key=lambda each: order.get(each[0], len(order)))  # those tried at once, in order
+        return RelayOutcome(self.item.uuid, "; ".join(text for _address, text in told) or "no address was given")
 
 
 def _told(address: str, error: PeerError) -> str:

@@ -16,7 +16,7 @@ from agent.errors import PeerError
 from agent.mdm.values import Warn, WrongType, converted, ignore_warning
 from agent.plists import type_name
 
-PROTOCOL_VERSION = 1  # of our link; Apple's is unpublished
+PROTOCOL_VERSION = 2  # of our link, the highest; Apple's is unpublished
 MAX_UUID_LENGTH = 256  # characters; our limit, so that it fits in a link frame
 MAX_DNS_NAME_LENGTH = 253  # RFC 1035
 MAX_QUOTED = 80  # characters of a peer's text that an error quotes

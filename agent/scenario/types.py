@@ -92,6 +92,13 @@ class LOMPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "`interface:NAME[,NAME…][:PORT]` (real interfaces; Linux, root)."
         ),
     ] = "loopback"
+    dial: Annotated[
+        Literal["race", "in-order"],
+        key(
+            "How a Controller tries several addresses of a Device: `race` (RFC 8305: the next one also after 0.25 s "
+            "without a handshake) or `in-order` (the next one only after a failure)."
+        ),
+    ] = "race"
 
 
 class PushPart(PushSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -11,19 +11,19 @@ from conform_runs import SECONDS, authorities, played
 from conform_targets import as_webhook
 from twisted.internet import reactor
 
-from agent.conform.bodies import body_of
-from agent.conform.evidence import Evidence
-from agent.conform.judge import judge
-from agent.conform.requirement import Outcome
+from agent.conform.reading.sessions import accepted, refused, refused_and_stays
 from agent.conform.requirements import selected
 from agent.conform.requirements.checkin import no_push_after, token_returned
 from agent.conform.requirements.hostile import queue_is_not_handed_over, resumed_is_bound
 from agent.conform.requirements.identity import another_report
 from agent.conform.requirements.renewal import new_identity, same_server
 from agent.conform.requirements.session import malformed_report, unknown_result
-from agent.conform.sessions import accepted, refused, refused_and_stays
-from agent.conform.target import Target, embedded_lab
-from agent.conform.trace import ExchangeRecord, NoteRecord, Record
+from agent.conform.stage.target import Target, embedded_lab
+from agent.conform.trace.bodies import body_of
+from agent.conform.trace.evidence import Evidence
+from agent.conform.trace.records import ExchangeRecord, NoteRecord, Record
+from agent.conform.verdicts.judge import judge
+from agent.conform.verdicts.requirement import Outcome
 from agent.plists import dump_xml
 
 InReactor = Callable[[Coroutine[Any, Any, Any]], Any]

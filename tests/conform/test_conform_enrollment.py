@@ -12,13 +12,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent import plists
-from agent.conform.bodies import Body, body_of
-from agent.conform.enrollment import IDENTITY_STEP, SERVER_URL, TRUST_STEP
-from agent.conform.evidence import Evidence
-from agent.conform.handshakes import leads_to_system_anchor
-from agent.conform.requirement import Finding, Outcome
+from agent.conform.reading.enrollment import IDENTITY_STEP, SERVER_URL, TRUST_STEP
 from agent.conform.requirements import requirements
-from agent.conform.trace import ExchangeRecord, NoteRecord, Record, TLSRecord
+from agent.conform.stage.handshakes import leads_to_system_anchor
+from agent.conform.trace.bodies import Body, body_of
+from agent.conform.trace.evidence import Evidence
+from agent.conform.trace.records import ExchangeRecord, NoteRecord, Record, TLSRecord
+from agent.conform.verdicts.requirement import Finding, Outcome
 from agent.lab.enrollment import EnrollmentProfiles
 from agent.pki.identity import Identity
 from agent.pki.pem import certificate_pem

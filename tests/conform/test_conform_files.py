@@ -12,11 +12,11 @@ import pytest
 from conform_runs import authorities, header
 
 from agent import plists
-from agent.conform.bodies import Certificates, Redacted, body_of, certificates_of, fingerprint, plain
-from agent.conform.capabilities import read_capabilities
-from agent.conform.recorder import Recorder
-from agent.conform.trace import ExchangeRecord, NoteRecord, Trace, read_trace, write_trace
-from agent.conform.waivers import read_waivers, waivers_text
+from agent.conform.trace.bodies import Certificates, Redacted, body_of, certificates_of, fingerprint, plain
+from agent.conform.trace.recorder import Recorder
+from agent.conform.trace.records import ExchangeRecord, NoteRecord, Trace, read_trace, write_trace
+from agent.conform.verdicts.capabilities import read_capabilities
+from agent.conform.verdicts.waivers import read_waivers, waivers_text
 from agent.errors import OperatorError
 from agent.measure.exchanges import HTTPExchange
 from agent.pki.cms_signing import sign_attached

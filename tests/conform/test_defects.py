@@ -12,10 +12,10 @@ from conform_runs import played_in_lab
 from hypothesis import settings
 from twisted.internet import reactor  # noqa: F401 - it is installed before agent.conform uses it
 
-from agent.conform.judge import Verdict, judge
-from agent.conform.requirement import Requirement
 from agent.conform.requirements import requirements
-from agent.conform.trace import MacRecord, NoteRecord, Trace, read_trace, write_trace
+from agent.conform.trace.records import MacRecord, NoteRecord, Trace, read_trace, write_trace
+from agent.conform.verdicts.judge import Verdict, judge
+from agent.conform.verdicts.requirement import Requirement
 from agent.fleet.population import Mac, Population
 from agent.lab.defects import Defect, all_defects
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from conform_runs import header
 
-from agent.conform.evidence import Evidence
-from agent.conform.judge import Verdict, Waived, judge
-from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.trace import ExchangeRecord, NoteRecord, ProbeRecord, Trace
-from agent.conform.waivers import Waiver
+from agent.conform.trace.evidence import Evidence
+from agent.conform.trace.records import ExchangeRecord, NoteRecord, ProbeRecord, Trace
+from agent.conform.verdicts.judge import Verdict, Waived, judge
+from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.conform.verdicts.waivers import Waiver
 
 
 def entry(id_: str, check: Any, *, level: Level = Level.MUST, needs: str | None = None) -> Requirement:

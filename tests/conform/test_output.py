@@ -10,17 +10,17 @@ from xml.etree import ElementTree
 import pytest
 from conform_runs import header
 
-from agent.conform.bodies import body_of
-from agent.conform.document import Report, report_of
-from agent.conform.evidence import Evidence
-from agent.conform.judge import judge
 from agent.conform.output.html import html
 from agent.conform.output.junit import junit
 from agent.conform.output.markdown import markdown
 from agent.conform.output.terminal import lines
-from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.trace import ExchangeRecord, ProbeRecord, Trace
-from agent.conform.waivers import Waiver
+from agent.conform.trace.bodies import body_of
+from agent.conform.trace.evidence import Evidence
+from agent.conform.trace.records import ExchangeRecord, ProbeRecord, Trace
+from agent.conform.verdicts.document import Report, report_of
+from agent.conform.verdicts.judge import judge
+from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.conform.verdicts.waivers import Waiver
 
 HOSTILE = '<script>alert(1)</script> | `x` [y](z) \x1b[2J \u202e &amp; "q"'
 

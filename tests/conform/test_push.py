@@ -12,15 +12,16 @@ from conform_runs import SECONDS, authorities, header, played, played_in_lab
 from msgspec import structs
 from twisted.internet import reactor
 
-from agent.conform.judge import Judged, judge
 from agent.conform.probes import Probe
 from agent.conform.probes.session import INFORMATION
-from agent.conform.recorder import Recorder
 from agent.conform.requirements import selected
-from agent.conform.run import Run
-from agent.conform.stage import Stage
-from agent.conform.target import embedded_lab
-from agent.conform.trace import ProbeRecord, PushRecord, Trace
+from agent.conform.stage.raw import mac_enrollment
+from agent.conform.stage.run import Run
+from agent.conform.stage.stage import Stage
+from agent.conform.stage.target import embedded_lab
+from agent.conform.trace.recorder import Recorder
+from agent.conform.trace.records import ProbeRecord, PushRecord, Trace
+from agent.conform.verdicts.judge import Judged, judge
 from agent.mdm import checkin
 from agent.servers.server import RequestFailed
 
@@ -65,8 +66,8 @@ def test_after_410_the_lab_pushes_again_when_the_mac_has_sent_its_token_again(ru
             await stage.queue(mac, INFORMATION)
         with pytest.raises(RequestFailed, match="no longer valid"):
             await stage.queue(mac, INFORMATION)
-        message = checkin.token_update(mac.udid, stage.enrollment(mac).topic, mac.mac.push_token, mac.mac.push_magic)
-        await stage.raw_check_in(mac, message)
+        message = checkin.token_update(mac.udid, mac_enrollment(mac).topic, mac.mac.push_token, mac.mac.push_magic)
+        await stage.raw.check_in(mac, message)
         await stage.result(await stage.queue(mac, INFORMATION))
 
     async def scenario() -> Trace:

@@ -12,11 +12,11 @@ from conform_runs import SECONDS, played
 from cryptography.hazmat.primitives.serialization import Encoding
 from plain_mdm import FAULTS, KEY, PlainMDM
 
-from agent.conform.judge import Judgement, Verdict, judge
-from agent.conform.requirement import Level, Requirement
 from agent.conform.requirements import requirements, selected
-from agent.conform.target import Target
-from agent.conform.trace import ExchangeRecord
+from agent.conform.stage.target import Target
+from agent.conform.trace.records import ExchangeRecord
+from agent.conform.verdicts.judge import Judgement, Verdict, judge
+from agent.conform.verdicts.requirement import Level, Requirement
 from agent.servers.configs import RequestTemplate, Trust, WebhookConfig
 
 InReactor = Callable[[Coroutine[Any, Any, Any]], Any]

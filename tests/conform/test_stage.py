@@ -16,14 +16,14 @@ from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from agent.conform.judge import Judged, judge
 from agent.conform.probes import Probe
-from agent.conform.recorder import Recorder
 from agent.conform.requirements import requirements, selected
-from agent.conform.run import Run
-from agent.conform.stage import Stage
-from agent.conform.target import Target, embedded_lab
-from agent.conform.trace import STOPPED, NoteRecord, ProbeRecord, PushRecord, Trace
+from agent.conform.stage.run import Run
+from agent.conform.stage.stage import Stage
+from agent.conform.stage.target import Target, embedded_lab
+from agent.conform.trace.recorder import Recorder
+from agent.conform.trace.records import STOPPED, NoteRecord, ProbeRecord, PushRecord, Trace
+from agent.conform.verdicts.judge import Judged, judge
 from agent.net.apns.provider import PushFailed
 from agent.servers.configs import LOMTemplates, MicroMDMConfig, RequestTemplate, WebhookConfig
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.conform.capabilities import read_capabilities
 from agent.conform.probes import needed_by, probes
 from agent.conform.reference import document
-from agent.conform.requirement import PROFILES
 from agent.conform.requirements import requirements, selected
+from agent.conform.verdicts.capabilities import read_capabilities
+from agent.conform.verdicts.requirement import PROFILES
 from agent.errors import OperatorError
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "conformance.md"

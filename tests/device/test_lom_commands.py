@@ -115,7 +115,7 @@ def test_apples_examples_are_answered_with_the_schemas_keys() -> None:
         "CommandUUID": "0001_LOMSetupRequest",
         "PrimaryIPv6AddressList": list(ADDRESSES),
         "SecondaryIPv6AddressList": [],
-        "LOMProtocolVersion": 1,
+        "LOMProtocolVersion": 2,
         "Status": "Acknowledged",
         "UDID": DEVICE_UDID,
     }
@@ -174,7 +174,7 @@ def test_device_answers_conform_to_the_schema_for_every_outcome() -> None:
         request_item(DeviceRequestUUID="name", DeviceDNSName="other.lom.test"),
         request_item(DeviceRequestUUID="address", PrimaryIPv6AddressList=["fe80::1"]),
         request_item(DeviceRequestUUID="type", DeviceRequestType="Restart"),
-        request_item(DeviceRequestUUID="version", LOMProtocolVersion=2),
+        request_item(DeviceRequestUUID="version", LOMProtocolVersion=3),
         request_item(DeviceRequestUUID="on", DeviceRequestType="PowerON"),
     ]
     report = answer(device_request(*items))
@@ -192,7 +192,7 @@ def test_device_answers_conform_to_the_schema_for_every_outcome() -> None:
         "name": "expected a certificate with CommonName other.lom.test, found lomdevice.com",
         "address": "fe80::1: no Mac answers at this address",
         "type": "PowerON, PowerOFF, Reset",
-        "version": "LOMProtocolVersion: expected 1, found 2",
+        "version": "LOMProtocolVersion: expected 1 or 2, found 3",
     }.items():
         assert words in answered[uuid]["DeviceRequestReturnError"]
 

@@ -75,15 +75,6 @@ def test_refusal_is_repeated_and_a_uuid_is_for_one_request_type() -> None:
     assert device.power.state is Power.BOOTING
 
 
-def test_request_with_an_unsupported_version_can_be_repeated() -> None:
-    device = mac()
-    spoken = MAC.lom_protocol_version
-    error, events = ask(device, OFF, version=spoken + 1)
-    assert error == f"LOMProtocolVersion: expected {spoken}, found {spoken + 1}"
-    assert events == []
-    assert ask(device, OFF, version=spoken) == ("", [DOWN])
-
-
 def test_answered_requests_are_remembered_after_a_reset() -> None:
     device = mac()
     ask(device, OFF, "off")

@@ -267,7 +267,7 @@ def test_simultaneous_power_cuts(run_in_reactor: RunInReactor) -> None:
     assert [phase.state.done for phase in conductor.phases[:3]] == [8, 2, 2]
     look = conductor.phases[3].state
     assert (look.done + look.dropped, look.failed) == (8, 0)
-    assert dropped(metrics) in ({}, {("checkin", STILL_IN_SESSION): look.dropped}), "a Mac that has just returned"
+    assert dropped(metrics) in ({}, {("session", STILL_IN_SESSION): look.dropped}), "a Mac that has just returned"
 
 
 def check_shard(result: ShardResult) -> None:

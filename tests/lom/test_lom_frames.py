@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from strategies_lom import ANSWER_KEYS, KEYS, characters, cut, integers, link_requests, plist_dictionaries, texts
 
@@ -16,6 +16,7 @@ from agent.framing import FrameReader, frame
 from agent.lom.link import (
     MAX_ERROR_LENGTH,
     MAX_FRAME_BYTES,
+    Acknowledgement,
     ControllerLink,
     DeviceLink,
     FrameMalformed,
@@ -24,6 +25,7 @@ from agent.lom.link import (
     LinkError,
     LinkLimits,
     LinkRequest,
+    VersionUnsupported,
     encode_frame,
     next_message,
     parse_answer,
@@ -32,6 +34,7 @@ from agent.lom.link import (
 from agent.lom.requests import PowerRequest
 
 REQUEST = LinkRequest("0001", "device.lom.test", PowerRequest.RESET)
+FIRST = LinkRequest("0001", "device.lom.test", PowerRequest.RESET, 1)  # without acknowledgements
 ANSWER = LinkAnswer("0001")
 
 
@@ -133,9 +136,9 @@ def test_mutated_request_is_read_or_refused(data: st.DataObject) -> None:
         try:
             for piece in pieces:
                 link.receive(piece)
-            outcomes.append(link.next_request())
+            outcomes.append(link.next_message())
         except LinkError as error:
-            outcomes.append(type(error))
+            outcomes.append(str(error))
     assert outcomes[0] == outcomes[1]
 
 
@@ -145,9 +148,13 @@ def test_mutated_request_is_read_or_refused(data: st.DataObject) -> None:
 @given(link_requests)
 @example(LinkRequest("\U0001f5a5" * 256, "\U0001f5a5" * 253, PowerRequest.OFF, (1 << 64) - 1))
 def test_every_request_fits_in_a_frame_and_survives_a_round_trip(request: LinkRequest) -> None:
-    link = DeviceLink()
+    link = DeviceLink(version=max(request.version, 1))
     link.receive(request.encode())
-    assert link.next_request() == request
+    if request.version < 1:
+        with pytest.raises(VersionUnsupported):
+            link.next_message()
+    else:
+        assert link.next_message() == request
 
 
 @given(uuid=st.text(characters, min_size=1, max_size=256), error=texts)
@@ -168,7 +175,7 @@ def message(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_request_with_keys_of_a_later_version_is_read() -> None:
-    assert parse_request(message(Later=[1])) == REQUEST
+    assert parse_request(message(Later=[1])) == FIRST
     assert parse_answer({"DeviceRequestUUID": "0001", "DeviceRequestSuccess": True, "Later": {}}) == ANSWER
 
 
@@ -211,7 +218,7 @@ def test_any_dictionary_is_a_message_or_frame_malformed(anything: dict[str, Any]
     for parse in (parse_request, parse_answer):
         try:
             parsed = parse(anything)
-        except FrameMalformed:
+        except (FrameMalformed, VersionUnsupported):
             continue
         assert parsed.uuid == anything["DeviceRequestUUID"]
 
@@ -222,17 +229,24 @@ def test_any_dictionary_is_a_message_or_frame_malformed(anything: dict[str, Any]
 @given(st.lists(st.tuples(link_requests, texts), max_size=3), st.data())
 def test_both_ends_work_back_to_back(asked: list[tuple[LinkRequest, str]], data: st.DataObject) -> None:
     """All requests on one link, with bytes split in both directions."""
-    device = DeviceLink()
+    device = DeviceLink(version=(1 << 64) - 1)
     for request, error in asked:
+        assume(request.version > 0)
         controller = ControllerLink(request)
         given_out = []
         for piece in data.draw(cut(controller.start())):
             device.receive(piece)
-            given_out += [complete for complete in ([] if given_out else [device.next_request()]) if complete]
+            given_out += [complete for complete in ([] if given_out else [device.next_message()]) if complete]
         assert given_out == [request]
         pieces = data.draw(cut(device.answer(LinkAnswer(request.uuid, error))))
         heard = [answer for answer in map(controller.receive, pieces) if answer is not None]
         assert heard == [LinkAnswer(request.uuid, error[:MAX_ERROR_LENGTH])]
+        acknowledged = []
+        for piece in data.draw(cut(controller.take_acknowledgements())):
+            device.receive(piece)
+            acknowledged += [device.next_message()]
+        assert [each for each in acknowledged if each] == [Acknowledgement(request.uuid)] * request.acknowledges
+        assert not device.unacknowledged
 
 
 def test_both_ends_work_byte_by_byte() -> None:
@@ -240,9 +254,9 @@ def test_both_ends_work_byte_by_byte() -> None:
     *most, last = octet_by_octet(controller.start())
     for octet in most:
         device.receive(octet)
-        assert device.next_request() is None
+        assert device.next_message() is None
     device.receive(last)
-    assert device.next_request() == REQUEST
+    assert device.next_message() == REQUEST
     *most, last = octet_by_octet(device.answer(LinkAnswer("0001", "off")))
     assert [controller.receive(octet) for octet in most] == [None] * len(most)
     assert controller.receive(last) == LinkAnswer("0001", "off")
@@ -255,27 +269,39 @@ def test_bytes_after_the_answer_are_ignored() -> None:
 
 def test_an_answer_to_another_request_is_refused() -> None:
     with pytest.raises(FrameMalformed, match="request '0001', found one to '0002'"):
-        ControllerLink(REQUEST).receive(LinkAnswer("0002").encode())
+        ControllerLink(FIRST).receive(LinkAnswer("0002").encode())
 
 
 def test_device_answers_valid_requests_before_an_invalid_one() -> None:
     device = DeviceLink()
     device.receive(REQUEST.encode() + b"\xff\xff\xff\xff")
-    assert device.next_request() == REQUEST
+    assert device.next_message() == REQUEST
     assert device.answer(ANSWER) == ANSWER.encode()
     with pytest.raises(FrameTooLong):
-        device.next_request()
+        device.next_message()
 
 
 def test_a_device_answers_no_more_requests_than_its_limit() -> None:
     device = DeviceLink(LinkLimits(requests_a_link=3))
-    device.receive(REQUEST.encode() * 5)
+    device.receive(FIRST.encode() * 5)
     answered = 0
-    while (request := device.next_request()) is not None:
+    while (request := device.next_message()) is not None:
         assert not device.finished
         device.answer(LinkAnswer(request.uuid))
         answered += 1
     assert answered == 3
+    assert device.finished
+
+
+def test_a_device_takes_the_acknowledgement_of_its_last_answer() -> None:
+    device = DeviceLink(LinkLimits(requests_a_link=1))
+    device.receive(REQUEST.encode() * 2)
+    assert device.next_message() == REQUEST
+    device.answer(ANSWER)
+    assert not device.finished
+    assert device.next_message() is None  # the second request is above the limit
+    device.receive(Acknowledgement("0001").encode())
+    assert device.next_message() == Acknowledgement("0001")
     assert device.finished
 
 
@@ -284,18 +310,75 @@ def test_each_request_has_one_answer() -> None:
     with pytest.raises(MisuseError):
         device.answer(ANSWER)
     device.receive(REQUEST.encode() * 2)
-    assert device.next_request() == REQUEST
+    assert device.next_message() == REQUEST
     with pytest.raises(MisuseError):
-        device.next_request()
+        device.next_message()
     device.answer(ANSWER)
     with pytest.raises(MisuseError):
         device.answer(ANSWER)
 
 
 @given(integers)
-def test_protocol_version_of_any_size_is_sent(version: int) -> None:
+@example(0)
+@example(3)
+def test_a_version_that_the_device_does_not_speak_is_answered_whatever_else_is_wrong(version: int) -> None:
+    for changes in ({}, {"DeviceDNSName": None}, {"DeviceRequestType": "Sleep"}, {"DeviceRequestUUID": 7}):
+        device = DeviceLink()
+        device.receive(binary(message(LOMProtocolVersion=version, **changes)) + FIRST.encode())
+        if version in (1, 2):
+            continue
+        with pytest.raises(VersionUnsupported) as caught:
+            device.next_message()
+        uuid = "" if "DeviceRequestUUID" in changes else "0001"
+        answer = LinkAnswer(uuid, f"LOMProtocolVersion: expected 1 or 2, found {version}")
+        assert caught.value.answer == answer
+        assert device.answer(answer) == answer.encode()
+        assert device.next_message() == FIRST  # the link goes on
+
+
+# Acknowledgements (version 2)
+
+
+def test_a_controller_of_version_1_acknowledges_nothing() -> None:
+    controller = ControllerLink(FIRST)
+    assert controller.receive(ANSWER.encode()) == ANSWER
+    assert controller.take_acknowledgements() == b""
+
+
+def test_repeated_answers_are_acknowledged_before_the_own_one() -> None:
+    controller, device = ControllerLink(REQUEST), DeviceLink()
+    device.receive(controller.start())
+    assert device.next_message() == REQUEST
+    repeated = device.repeat([LinkAnswer("lost"), LinkAnswer("older", "off")])
+    assert controller.receive(repeated) is None
+    assert controller.receive(device.answer(ANSWER)) == ANSWER
+    assert device.unacknowledged == {"lost", "older", "0001"}
+    device.receive(controller.take_acknowledgements())
+    assert [device.next_message() for _ in range(4)] == [*map(Acknowledgement, ("lost", "older", "0001")), None]
+    assert not device.unacknowledged
+
+
+def test_a_device_that_repeats_without_end_is_refused() -> None:
+    controller = ControllerLink(REQUEST, LinkLimits(repeats_kept=2))
+    with pytest.raises(FrameMalformed, match="request '0001', found one to 'old'"):
+        controller.receive(LinkAnswer("old").encode() * 3)
+
+
+def test_an_acknowledgement_of_nothing_is_of_no_consequence() -> None:
     device = DeviceLink()
-    device.receive(LinkRequest("0001", "device.lom.test", PowerRequest.ON, version).encode())
-    request = device.next_request()
-    assert request is not None
-    assert request.version == version
+    device.receive(Acknowledgement("never answered").encode() + REQUEST.encode())
+    assert device.next_message() == REQUEST
+
+
+def test_an_acknowledgement_without_a_uuid_is_refused() -> None:
+    device = DeviceLink()
+    device.receive(binary({"ResponseAcknowledged": True}))
+    with pytest.raises(FrameMalformed, match="DeviceRequestUUID"):
+        device.next_message()
+
+
+def test_a_reason_above_the_limit_is_refused() -> None:
+    longest = {"DeviceRequestUUID": "0001", "DeviceRequestSuccess": False, "DeviceRequestReturnError": "x" * 512}
+    assert parse_answer(longest).error == "x" * 512
+    with pytest.raises(FrameMalformed, match="DeviceRequestReturnError: expected at most 512 characters, found 513"):
+        parse_answer({**longest, "DeviceRequestReturnError": "x" * 513})

@@ -9,12 +9,12 @@ from typing import Any
 from twisted.internet import reactor
 
 from agent.conform.probes import needed_by
-from agent.conform.recorder import Recorder
-from agent.conform.requirement import Requirement
-from agent.conform.run import Run
-from agent.conform.stage import Stage
-from agent.conform.target import Target, embedded_lab
-from agent.conform.trace import Header, ServerFacts, Trace
+from agent.conform.stage.run import Run
+from agent.conform.stage.stage import Stage
+from agent.conform.stage.target import Target, embedded_lab
+from agent.conform.trace.recorder import Recorder
+from agent.conform.trace.records import Header, ServerFacts, Trace
+from agent.conform.verdicts.requirement import Requirement
 from agent.lab.defects import NONE, Defects
 from agent.pki.issuing.authorities import Authorities
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agent.conform.target import Target
+from agent.conform.stage.target import Target
 from agent.servers.configs import RequestTemplate, Trust, WebhookConfig
 
 

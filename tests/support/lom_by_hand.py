@@ -23,7 +23,7 @@ from agent.pki.pem import certificate_pem, key_pem
 
 DOCS = Path(__file__).parents[2] / "docs"
 WORKED = re.findall(r"```hex\n(.*?)```", (DOCS / "lom-link.md").read_text(), re.DOTALL)
-WORKED_REQUEST, WORKED_ANSWER, WORKED_REFUSAL = (bytes.fromhex(block) for block in WORKED)
+WORKED_REQUEST, WORKED_ANSWER, WORKED_REFUSAL, WORKED_ACKNOWLEDGEMENT = (bytes.fromhex(block) for block in WORKED)
 WORKED_NAME, WORKED_UUID = "lomdevice.com", "0001"  # what those octets say
 
 NOW = datetime.now(UTC)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkLimits, LinkRequest
 from agent.lom.network import AddressBook
+from agent.lom.recent_answers import RecentAnswers
 from agent.lom.requests import PowerRequest, RelayItem, RelayOutcome
 from agent.measure.operations import Operations
 from agent.measure.records import Exchange
@@ -46,11 +47,22 @@ class Party:
     segment: int = 0
     answer: Callable[[LinkRequest], LinkAnswer] = lambda request: LinkAnswer(request.uuid)
     asked: list[tuple[LinkRequest, str]] = field(default_factory=list)
+    recent: RecentAnswers = field(default_factory=RecentAnswers)
 
     def receive_lom_request(self, request: LinkRequest, controller: str) -> LinkAnswer:
-        """Note it and answer it."""
+        """Note it and answer it; each time anew, unlike a Mac."""
         self.asked.append((request, controller))
-        return self.answer(request)
+        answer = self.answer(request)
+        self.recent.keep(controller, request, answer, 0.0)
+        return answer
+
+    def unacknowledged_lom_answers(self, controller: str) -> list[LinkAnswer]:
+        """As a Mac."""
+        return self.recent.unacknowledged(controller, 0.0)
+
+    def lom_answer_arrived(self, uuid: str, controller: str, *, acknowledged: bool) -> None:
+        """As a Mac."""
+        self.recent.arrived(controller, uuid, acknowledged=acknowledged)
 
 
 def device(

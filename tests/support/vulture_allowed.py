@@ -49,7 +49,7 @@ ALLOWED = {
     "client.rules: throttle": _USERS,
     "client.rules: wrong_udid": _USERS,
     "cli.serving: logPrefix": _TWISTED,
-    "conform.manual: logPrefix": _TWISTED,
+    "conform.stage.manual: logPrefix": _TWISTED,
     "fleet.derivation: PRIMARY_ETHERNET": "one of the four port numbers, which are assigned together",
     "fleet.derivation: SECONDARY_ETHERNET": "one of the four port numbers, which are assigned together",
     "lab.api: isLeaf": _TWISTED,

@@ -17,7 +17,15 @@ from agent.cli.lom.identities import source_of
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.signals import Stopping
 from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, Mac, Population
-from agent.net.lom.by_hand_device import BootEnded, Cast, Event, LinkRefused, RequestAnswered, StandaloneDevices
+from agent.net.lom.by_hand_device import (
+    BootEnded,
+    Cast,
+    Event,
+    LinkRefused,
+    RequestAnswered,
+    RequestDeclined,
+    StandaloneDevices,
+)
 from agent.net.transport.addresses import parse_socket_address
 from agent.pki.issuing.seeded import SeededIdentities
 from agent.pki.verify import common_name
@@ -98,6 +106,8 @@ def _tell(event: Event) -> None:
                 f"{device}: {request.request.value} from {controller} (request {request.uuid}): {error or 'done'}; "
                 f"power: {power.name.lower()}"
             )
+        case RequestDeclined(controller, answer):
+            text = f"request {answer.uuid} from {controller}: {answer.error}"
         case BootEnded(device):
             text = f"{device}: boot finished; power: on"
         case LinkRefused(peer, "", error):
@@ -120,6 +130,13 @@ def _tell_json(event: Event) -> None:
                 "success": not error,
                 "error": error,
                 "power": power.name.lower(),
+            }
+        case RequestDeclined(controller, answer):
+            facts = {
+                "event": "declined",
+                "controller": controller,
+                "request_uuid": answer.uuid,
+                "error": answer.error,
             }
         case BootEnded(device):
             facts = {"event": "boot_ended", "device": device, "power": "on"}

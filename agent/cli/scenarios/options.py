@@ -66,7 +66,10 @@ GROUPS: Mapping[str, tuple[KeyOption, ...]] = {
         KeyOption("--enroll-retries", "server.retries", "N"),
         KeyOption("--per-user-connections", "fleet.per_user_connections"),
     ),
-    LOM: (KeyOption("--lom-network", "lom.network", "loopback|memory|interface:NAME[,NAME…][:PORT]"),),
+    LOM: (
+        KeyOption("--lom-network", "lom.network", "loopback|memory|interface:NAME[,NAME…][:PORT]"),
+        KeyOption("--lom-dial", "lom.dial"),
+    ),
     PUSH: (
         KeyOption("--apns", "push.listen", "ADDRESS:PORT"),
         KeyOption("--apns-tls", "push.tls", "DIR"),

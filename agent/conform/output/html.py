@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from agent.conform.document import Report
+from agent.conform.verdicts.document import Report
 from agent.report.terminal.text import visible
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from agent.conform.document import Entry, Report
+from agent.conform.verdicts.document import Entry, Report
 from agent.report.junit import xml_text
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.conform.document import Report
+from agent.conform.verdicts.document import Report
 from agent.report.terminal.text import visible
 
 _MOST_ROWS = 200

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from agent.conform.document import Entry, Evidence, Report
+from agent.conform.verdicts.document import Entry, Evidence, Report
 from agent.report.numbers import counted
 from agent.report.terminal.text import visible
 

@@ -10,7 +10,7 @@ from functools import cache
 from pkgutil import iter_modules, resolve_name
 
 from agent.conform.probes.probe import Probe
-from agent.conform.requirement import Requirement
+from agent.conform.verdicts.requirement import Requirement
 
 
 @cache

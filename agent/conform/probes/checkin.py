@@ -7,7 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 from agent.conform.probes.probe import Probe
-from agent.conform.stage import CannotProvoke, Stage
+from agent.conform.stage.errors import CannotProvoke
+from agent.conform.stage.raw import mac_enrollment
+from agent.conform.stage.stage import Stage
 from agent.mdm import checkin
 from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY
 from agent.servers.server import RequestFailed
@@ -26,48 +28,48 @@ async def order(stage: Stage) -> None:
 async def out(stage: Stage) -> None:
     """A Mac checks out."""
     mac = await stage.enrolled()
-    await stage.raw_check_in(mac, checkin.check_out(mac.udid, stage.enrollment(mac).topic), says="CheckOut")
+    await stage.raw.check_in(mac, checkin.check_out(mac.udid, mac_enrollment(mac).topic), says="CheckOut")
 
 
 async def after_out(stage: Stage) -> None:
     """A Mac checks out. A command is queued for it, and one for another Mac, which gets it; then the first reports."""
     mac, other = await stage.enrolled(), await stage.enrolled()
     await offline(stage, mac)
-    check_out = checkin.check_out(mac.udid, stage.enrollment(mac).topic)
-    await stage.raw_check_in(mac, check_out, says="CheckOut")
+    check_out = checkin.check_out(mac.udid, mac_enrollment(mac).topic)
+    await stage.raw.check_in(mac, check_out, says="CheckOut")
     await _queued_for_both(stage, mac, other)
-    await stage.raw_report(mac, _idle(mac), says="Idle after CheckOut")
+    await stage.raw.report(mac, _idle(mac), says="Idle after CheckOut")
 
 
 async def early(stage: Stage) -> None:
     """A Mac begins to enroll again: Authenticate. A command is queued for it; then it reports without TokenUpdate."""
     mac, other = await stage.enrolled(), await stage.enrolled()
     await offline(stage, mac)
-    await stage.raw_check_in(mac, authenticate(stage, mac), says="Authenticate again")
+    await stage.raw.check_in(mac, authenticate(mac), says="Authenticate again")
     await _queued_for_both(stage, mac, other)
-    await stage.raw_report(mac, _idle(mac), says="Idle before TokenUpdate")
+    await stage.raw.report(mac, _idle(mac), says="Idle before TokenUpdate")
 
 
 async def bootstrap(stage: Stage) -> None:
     """A Mac sets another bootstrap token, gets it, sets none, and gets it again."""
     mac = await stage.enrolled()
-    if BOOTSTRAP_CAPABILITY not in stage.enrollment(mac).capabilities:
+    if BOOTSTRAP_CAPABILITY not in mac_enrollment(mac).capabilities:
         raise CannotProvoke(f"The enrollment profile does not name the server capability {BOOTSTRAP_CAPABILITY}.")
-    topic, token = stage.enrollment(mac).topic, mac.mac.bootstrap_token[::-1]
+    topic, token = mac_enrollment(mac).topic, mac.mac.bootstrap_token[::-1]
     get = {"MessageType": "GetBootstrapToken", "UDID": mac.udid, "Topic": topic}
-    await stage.raw_check_in(mac, checkin.set_bootstrap_token(mac.udid, topic, token), says="SetBootstrapToken")
-    await stage.raw_check_in(mac, get, says="GetBootstrapToken")
+    await stage.raw.check_in(mac, checkin.set_bootstrap_token(mac.udid, topic, token), says="SetBootstrapToken")
+    await stage.raw.check_in(mac, get, says="GetBootstrapToken")
     clear = checkin.set_bootstrap_token(mac.udid, topic, b"")
     del clear["BootstrapToken"]
-    await stage.raw_check_in(mac, clear, says="SetBootstrapToken without a token")
-    await stage.raw_check_in(mac, get, says="GetBootstrapToken without a token")
+    await stage.raw.check_in(mac, clear, says="SetBootstrapToken without a token")
+    await stage.raw.check_in(mac, get, says="GetBootstrapToken without a token")
 
 
 async def unknown(stage: Stage) -> None:
     """A Mac sends a check-in message of an unknown type; then it opens a session."""
     mac = await stage.managed()
-    message = {"MessageType": "NoSuchMessage", "UDID": mac.udid, "Topic": stage.enrollment(mac).topic}
-    await stage.raw_check_in(mac, message, says="unknown message")
+    message = {"MessageType": "NoSuchMessage", "UDID": mac.udid, "Topic": mac_enrollment(mac).topic}
+    await stage.raw.check_in(mac, message, says="unknown message")
     await stage.session(mac)
 
 
@@ -77,15 +79,15 @@ async def keys(stage: Stage) -> None:
     At last it sends the same TokenUpdate twice.
     """
     mac = await stage.enrolled()
-    for message in (authenticate(stage, mac), token_update(stage, mac)):
+    for message in (authenticate(mac), token_update(mac)):
         few = {key: value for key, value in message.items() if key in _REQUIRED}
-        await stage.raw_check_in(mac, few, says="required keys")
+        await stage.raw.check_in(mac, few, says="required keys")
     await stage.session(mac)
-    for message in (authenticate(stage, mac), token_update(stage, mac)):
-        await stage.raw_check_in(mac, message | UNKNOWN_KEYS, says="unknown keys")
+    for message in (authenticate(mac), token_update(mac)):
+        await stage.raw.check_in(mac, message | UNKNOWN_KEYS, says="unknown keys")
     await stage.session(mac)
     for _ in range(2):
-        await stage.raw_check_in(mac, token_update(stage, mac), says="same token")
+        await stage.raw.check_in(mac, token_update(mac), says="same token")
 
 
 async def offline(stage: Stage, mac: MacHandle) -> None:
@@ -94,14 +96,14 @@ async def offline(stage: Stage, mac: MacHandle) -> None:
     stage.service.actions.set_online(mac, False)
 
 
-def authenticate(stage: Stage, mac: MacHandle) -> dict[str, Any]:
+def authenticate(mac: MacHandle) -> dict[str, Any]:
     """The Authenticate of an enrolled Mac."""
-    return checkin.authenticate(mac.client.device.announcement, stage.enrollment(mac).topic)
+    return checkin.authenticate(mac.client.device.announcement, mac_enrollment(mac).topic)
 
 
-def token_update(stage: Stage, mac: MacHandle) -> dict[str, Any]:
+def token_update(mac: MacHandle) -> dict[str, Any]:
     """The TokenUpdate of an enrolled Mac."""
-    return checkin.token_update(mac.udid, stage.enrollment(mac).topic, mac.mac.push_token, mac.mac.push_magic)
+    return checkin.token_update(mac.udid, mac_enrollment(mac).topic, mac.mac.push_token, mac.mac.push_magic)
 
 
 def _idle(mac: MacHandle) -> Mapping[str, Any]:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from agent.conform.ddm import KINDS
 from agent.conform.probes.probe import Probe
-from agent.conform.stage import Stage
+from agent.conform.reading.ddm import KINDS
+from agent.conform.stage.stage import Stage
 from agent.mdm.checkin import declarative_management
 from agent.net.http.http1 import Response
 from agent.service.macs.groups import MacHandle
@@ -52,7 +52,7 @@ async def command(stage: Stage) -> None:
 
 async def _ask(stage: Stage, mac: MacHandle, endpoint: str, report: Any = None) -> Response | None:
     data = None if report is None else json.dumps(report).encode()
-    return await stage.raw_check_in(mac, declarative_management(mac.udid, endpoint, data), says=endpoint)
+    return await stage.raw.check_in(mac, declarative_management(mac.udid, endpoint, data), says=endpoint)
 
 
 def _endpoints(items: Response | None) -> Iterator[str]:

@@ -6,11 +6,13 @@ from contextlib import suppress
 
 from twisted.internet.threads import deferToThread
 
-from agent.conform.enrollment import IDENTITY_STEP, MDM, SERVER_URL, TRUST_STEP, fetched
-from agent.conform.evidence import Evidence
-from agent.conform.handshakes import Offer, leads_to_system_anchor
 from agent.conform.probes.probe import Probe
-from agent.conform.stage import CannotProvoke, Stage
+from agent.conform.reading.enrollment import IDENTITY_STEP, MDM, SERVER_URL, TRUST_STEP, fetched
+from agent.conform.stage.errors import CannotProvoke
+from agent.conform.stage.handshakes import Offer, leads_to_system_anchor
+from agent.conform.stage.raw import mac_enrollment
+from agent.conform.stage.stage import Stage
+from agent.conform.trace.evidence import Evidence
 from agent.errors import PeerError
 from agent.pki.pem import certificate_pem
 from agent.service.macs.groups import MacHandle
@@ -39,7 +41,7 @@ async def handshake(stage: Stage) -> None:
     with suppress(PeerError):
         await stage.enroll(mac)
     url = _server_url(stage, mac)
-    agreed = await stage.handshake(mac, url, Offer(), says=SERVER_URL)
+    agreed = await stage.raw.handshake(mac, url, Offer(), says=SERVER_URL)
     if agreed.chain:
         trusted = await deferToThread(leads_to_system_anchor, agreed.chain)
         stage.recorder.note(TRUST_STEP, udid=mac.udid, system=trusted)
@@ -48,7 +50,7 @@ async def handshake(stage: Stage) -> None:
 async def _enrolled(stage: Stage) -> MacHandle:
     """A new Mac that is enrolled; a note has its certificate."""
     mac = await stage.enrolled()
-    certificate = certificate_pem(stage.enrollment(mac).identity.certificate).decode("ascii")
+    certificate = certificate_pem(mac_enrollment(mac).identity.certificate).decode("ascii")
     stage.recorder.note(IDENTITY_STEP, udid=mac.udid, certificate=certificate)
     return mac
 

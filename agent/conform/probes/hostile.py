@@ -7,7 +7,9 @@ from contextlib import suppress
 
 from agent.conform.probes.checkin import INFORMATION, authenticate, offline, token_update
 from agent.conform.probes.probe import Probe
-from agent.conform.stage import CannotProvoke, Stage
+from agent.conform.stage.errors import CannotProvoke
+from agent.conform.stage.raw import mac_enrollment
+from agent.conform.stage.stage import Stage
 from agent.mdm import checkin, results
 from agent.net.http.resumption import Resumption
 from agent.net.mac.background import message_headers
@@ -25,16 +27,16 @@ async def certificates(stage: Stage) -> None:
     At last the Mac opens a session.
     """
     mac = await stage.managed()
-    own = stage.enrollment(mac).identity
+    own = mac_enrollment(mac).identity
     offers = (
         ("another CA", {"identity": of_another_ca(own)}),
         ("expired and self-signed", {"identity": expired(own)}),
         ("no certificate", {"anonymous": True}),
     )
     for says, offer in offers:
-        await stage.raw_report(mac, _idle(mac), says=says, **offer)
-        new = checkin.authenticate(stage.mac().client.device.announcement, stage.enrollment(mac).topic)
-        await stage.raw_check_in(mac, new, says=says, **offer)
+        await stage.raw.report(mac, _idle(mac), says=says, **offer)
+        new = checkin.authenticate(stage.mac().client.device.announcement, mac_enrollment(mac).topic)
+        await stage.raw.check_in(mac, new, says=says, **offer)
     await stage.session(mac)
 
 
@@ -43,14 +45,14 @@ async def signatures(stage: Stage) -> None:
     its signature; then both Macs open a session.
     """
     mac, other = await stage.managed(), await stage.managed()
-    if not stage.enrollment(mac).sign_message:
+    if not mac_enrollment(mac).sign_message:
         raise CannotProvoke("The enrollment profile does not set SignMessage.")
     idle = dump_xml(_idle(mac))
-    await stage.raw_report(mac, idle, signed=dump_xml(_idle(other)), says="another body")
-    await stage.raw_report(mac, idle, headers={"Mdm-Signature": None}, says="no signature")
+    await stage.raw.report(mac, idle, signed=dump_xml(_idle(other)), says="another body")
+    await stage.raw.report(mac, idle, headers={"Mdm-Signature": None}, says="no signature")
     for says, body in (("another signer", idle), ("replayed", dump_xml(_idle(other)))):
-        signature = message_headers(stage.enrollment(other), results.CONTENT_TYPE, body)["Mdm-Signature"]
-        await stage.raw_report(mac, body, headers={"Mdm-Signature": signature}, says=says)
+        signature = message_headers(mac_enrollment(other), results.CONTENT_TYPE, body)["Mdm-Signature"]
+        await stage.raw.report(mac, body, headers={"Mdm-Signature": signature}, says=says)
     for each in (mac, other):
         await stage.session(each)
 
@@ -60,30 +62,30 @@ async def resumed(stage: Stage) -> None:
     mac, other = await stage.managed(), await stage.managed()
     resumption = Resumption(1.0, lambda: 0.0, time.time)
     for says, named in (("full", mac), ("own, resumed", mac), ("another's, resumed", other)):
-        await stage.raw_report(mac, _idle(named), headers=_CLOSE, resumption=resumption, says=says)
+        await stage.raw.report(mac, _idle(named), headers=_CLOSE, resumption=resumption, says=says)
     await stage.session(other)
 
 
 async def check_out(stage: Stage) -> None:
     """A Mac sends CheckOut with the UDID of another one; then that one opens a session."""
     mac, other = await stage.managed(), await stage.managed()
-    message = checkin.check_out(other.udid, stage.enrollment(mac).topic)
-    await stage.raw_check_in(mac, message, says="another's CheckOut")
+    message = checkin.check_out(other.udid, mac_enrollment(mac).topic)
+    await stage.raw.check_in(mac, message, says="another's CheckOut")
     await stage.session(other)
 
 
 async def replaced(stage: Stage) -> None:
     """A command is queued for a Mac. Its UDID enrolls with the identity of a Mac that has checked out, and reports."""
     mac, other = await stage.managed(), await stage.managed()
-    identity = stage.enrollment(other).identity
+    identity = mac_enrollment(other).identity
     for each in (mac, other):
         await offline(stage, each)
-    await stage.raw_check_in(other, checkin.check_out(other.udid, stage.enrollment(other).topic), says="CheckOut")
+    await stage.raw.check_in(other, checkin.check_out(other.udid, mac_enrollment(other).topic), says="CheckOut")
     with suppress(RequestFailed):
         await stage.queue(mac, INFORMATION)
-    for message in (authenticate(stage, mac), token_update(stage, mac)):
-        await stage.raw_check_in(mac, message, identity=identity, says="another identity")
-    await stage.raw_report(mac, _idle(mac), identity=identity, says="another identity")
+    for message in (authenticate(mac), token_update(mac)):
+        await stage.raw.check_in(mac, message, identity=identity, says="another identity")
+    await stage.raw.report(mac, _idle(mac), identity=identity, says="another identity")
 
 
 def _idle(mac: MacHandle) -> dict[str, str]:

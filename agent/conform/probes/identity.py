@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from agent.conform.probes.probe import Probe
-from agent.conform.stage import Stage
+from agent.conform.stage.raw import mac_enrollment
+from agent.conform.stage.stage import Stage
 from agent.mdm import checkin
 
 
 async def another_udid(stage: Stage) -> None:
     """A Mac sends a report and a TokenUpdate with the UDID of another one; then that one opens a session."""
     thief, victim = await stage.managed(), await stage.managed()
-    await stage.raw_report(thief, {"Status": "Idle", "UDID": victim.udid}, says="another's report")
-    topic = stage.enrollment(thief).topic
+    await stage.raw.report(thief, {"Status": "Idle", "UDID": victim.udid}, says="another's report")
+    topic = mac_enrollment(thief).topic
     token_update = checkin.token_update(victim.udid, topic, thief.mac.push_token, thief.mac.push_magic)
-    await stage.raw_check_in(thief, token_update, says="another's TokenUpdate")
+    await stage.raw.check_in(thief, token_update, says="another's TokenUpdate")
     await stage.session(victim)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from agent.conform.probes.probe import Probe
-from agent.conform.stage import Stage
+from agent.conform.stage.stage import Stage
 from agent.servers.server import RequestFailed
 from agent.service.macs.groups import MacHandle
 

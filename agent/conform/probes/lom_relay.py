@@ -7,10 +7,11 @@ from contextlib import suppress
 from typing import Any
 
 from agent import plists
-from agent.conform.lom import EXAMPLE_ANSWER, LISTS, NEW_ADDRESSES, REQUEST_TYPE, SETUP_TYPE, VERSION
 from agent.conform.probes.lom import ready
 from agent.conform.probes.probe import Probe
-from agent.conform.stage import CannotProvoke, Stage
+from agent.conform.reading.lom import EXAMPLE_ANSWER, LISTS, NEW_ADDRESSES, REQUEST_TYPE, SETUP_TYPE, VERSION
+from agent.conform.stage.errors import CannotProvoke
+from agent.conform.stage.stage import Stage
 from agent.mdm.results import Status
 from agent.servers.server import RequestFailed
 from agent.service.macs.groups import MacHandle
@@ -104,14 +105,14 @@ async def _by_hand(
     await ask()
     report: dict[str, Any] = {"Status": Status.IDLE.value, "UDID": mac.udid}
     for _ in range(_MOST_COMMANDS):
-        response = await stage.raw_report(mac, report, says="by hand")
+        response = await stage.raw.report(mac, report, says="by hand")
         command = _command_in(b"" if response is None or response.status != 200 else response.body)
         if command is None:
             break
         report = {"Status": Status.NOT_NOW.value, "UDID": mac.udid, "CommandUUID": command.get("CommandUUID")}
         if command["Command"].get("RequestType") == request_type:
             report |= {"Status": Status.ACKNOWLEDGED.value, **answer(command["Command"])}
-            await stage.raw_report(mac, report, says=says)
+            await stage.raw.report(mac, report, says=says)
             after = stage.service.events.last
             stage.service.actions.set_online(mac, True)
             await stage.event(mac, "session_ended", after=after)

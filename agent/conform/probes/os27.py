@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from agent.conform.os27 import QUERIES, REMOVED, USER_CHANNEL
 from agent.conform.probes.probe import Probe
-from agent.conform.stage import Stage
+from agent.conform.reading.os27 import QUERIES, REMOVED, USER_CHANNEL
+from agent.conform.stage.stage import Stage
 from agent.servers.server import RequestFailed
 
 

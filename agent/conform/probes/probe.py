@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agent.conform.stage import Stage
+    from agent.conform.stage.stage import Stage
 
 PROBE_SECONDS = 60.0  # ours: after this a probe is stopped
 

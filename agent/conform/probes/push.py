@@ -7,8 +7,10 @@ from contextlib import suppress
 
 from agent.conform.probes.probe import Probe
 from agent.conform.probes.session import INFORMATION
-from agent.conform.stage import CannotProvoke, Stage
-from agent.conform.trace import PushRecord
+from agent.conform.stage.errors import CannotProvoke
+from agent.conform.stage.raw import mac_enrollment
+from agent.conform.stage.stage import Stage
+from agent.conform.trace.records import PushRecord
 from agent.mdm import checkin
 from agent.servers.server import RequestFailed
 from agent.service.macs.groups import MacHandle
@@ -31,8 +33,8 @@ async def update(stage: Stage) -> None:
     mac = await _pushed_mac(stage)
     of = mac.mac
     token, magic = bytes(reversed(of.push_token)), of.push_magic[::-1]
-    message = checkin.token_update(mac.udid, stage.enrollment(mac).topic, token, magic)
-    await stage.raw_check_in(mac, message, says="second TokenUpdate")
+    message = checkin.token_update(mac.udid, mac_enrollment(mac).topic, token, magic)
+    await stage.raw.check_in(mac, message, says="second TokenUpdate")
     await _queued(stage, mac, INFORMATION)
 
 

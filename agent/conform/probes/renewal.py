@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from agent.conform.probes.probe import Probe
-from agent.conform.stage import Stage
+from agent.conform.stage.raw import mac_enrollment
+from agent.conform.stage.stage import Stage
 
 
 async def renewal(stage: Stage) -> None:
     """A Mac gets an update of its enrollment profile, and opens a session afterwards."""
     mac = await stage.enrolled()
-    before = stage.enrollment(mac).identity.fingerprint
+    before = mac_enrollment(mac).identity.fingerprint
     queued = await stage.renew(mac)
     await stage.event(mac, "answered", after=queued.after, request_type="InstallProfile")
     await stage.idle(mac)
-    after = stage.enrollment(mac).identity.fingerprint
+    after = mac_enrollment(mac).identity.fingerprint
     stage.recorder.note("renewed", udid=mac.udid, before=before.hex(), after=after.hex())
     await stage.session(mac)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from agent import plists
 from agent.conform.probes.probe import Probe
-from agent.conform.scep import PAYLOAD
-from agent.conform.stage import CannotProvoke, Stage
+from agent.conform.reading.scep import PAYLOAD
+from agent.conform.stage.errors import CannotProvoke
+from agent.conform.stage.stage import Stage
 from agent.errors import PeerError
 from agent.pki.cms import looks_signed, open_signed
 from agent.pki.signatures import SHA1_ONLY

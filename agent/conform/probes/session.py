@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent.conform.probes.probe import Probe
-from agent.conform.stage import Stage
+from agent.conform.stage.stage import Stage
 from agent.mdm.results import Status
 
 INFORMATION = {"RequestType": "DeviceInformation", "Queries": ["OSVersion"]}
@@ -71,7 +71,7 @@ async def second_result(stage: Stage) -> None:
 async def unknown_result(stage: Stage) -> None:
     """A result of a command that the server never sent; then the Mac opens a session."""
     mac = await stage.managed()
-    await stage.raw_report(
+    await stage.raw.report(
         mac, {"Status": "Acknowledged", "UDID": mac.udid, "CommandUUID": UNKNOWN_UUID}, says="unknown command"
     )
     await stage.session(mac)
@@ -80,7 +80,7 @@ async def unknown_result(stage: Stage) -> None:
 async def malformed(stage: Stage) -> None:
     """A report that ends in its middle; then the Mac opens a session."""
     mac = await stage.managed()
-    await stage.raw_report(mac, b'<?xml version="1.0"?><plist version="1.0"><dict><key>Status', says="malformed")
+    await stage.raw.report(mac, b'<?xml version="1.0"?><plist version="1.0"><dict><key>Status', says="malformed")
     await stage.session(mac)
 
 

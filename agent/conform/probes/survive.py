@@ -8,7 +8,8 @@ from typing import Any, Literal
 from agent import plists
 from agent.conform.probes.probe import Probe
 from agent.conform.probes.session import INFORMATION
-from agent.conform.stage import Stage
+from agent.conform.stage.raw import mac_enrollment
+from agent.conform.stage.stage import Stage
 from agent.mdm import checkin, results
 from agent.mdm.results import Status
 from agent.service.macs.groups import MacHandle
@@ -43,7 +44,7 @@ async def long_report(stage: Stage) -> None:
     """A report is longer than any of a Mac."""
     mac = await stage.managed()
     report = plists.dump_xml(_idle(mac))
-    await stage.raw_report(mac, report + b"\n" * (LONG_BYTES - len(report)), says=LONG)
+    await stage.raw.report(mac, report + b"\n" * (LONG_BYTES - len(report)), says=LONG)
     await stage.session(mac)
 
 
@@ -54,17 +55,17 @@ async def content_type(stage: Stage) -> None:
         (UPPER, results.CONTENT_TYPE.title()),
         (PARAMETER, f"{results.CONTENT_TYPE}; charset=UTF-8"),
     ):
-        await stage.raw_report(mac, _idle(mac), headers={"Content-Type": value}, says=says)
+        await stage.raw.report(mac, _idle(mac), headers={"Content-Type": value}, says=says)
     await stage.session(mac)
 
 
 async def xml(stage: Stage) -> None:
     """The XML of a TokenUpdate has a byte order mark, a comment and character references."""
     mac = await stage.managed()
-    message = checkin.token_update(mac.udid, stage.enrollment(mac).topic, mac.mac.push_token, mac.mac.push_magic)
+    message = checkin.token_update(mac.udid, mac_enrollment(mac).topic, mac.mac.push_token, mac.mac.push_magic)
     text = plists.dump_xml(message).decode().replace("TokenUpdate", "Token&#85;pdate")
     text = text.replace("<dict>", "<!-- TokenUpdate -->\n<dict>", 1)
-    await stage.raw_check_in(mac, f"\ufeff{text}".encode(), says=XML)
+    await stage.raw.check_in(mac, f"\ufeff{text}".encode(), says=XML)
     await stage.session(mac)
 
 
@@ -76,18 +77,18 @@ async def bare_result(stage: Stage) -> None:
     await stage.result(queued, Status.NOT_NOW.value)
     await stage.idle(mac)
     result = _report(mac, Status.ACKNOWLEDGED.value, queued.command_uuid) | {"QueryResponses": {}}
-    await stage.raw_report(mac, result, says=BARE)
+    await stage.raw.report(mac, result, says=BARE)
     await stage.session(mac)
 
 
 async def wrong_reports(stage: Stage) -> None:
     """Three reports are wrong: a Status that there is not, values of other types, and an empty body."""
     mac = await stage.managed()
-    await stage.raw_report(mac, _report(mac, "Later", "5C1F5C77-0000-4000-8000-00000000C0DE"), says=STATUS)
+    await stage.raw.report(mac, _report(mac, "Later", "5C1F5C77-0000-4000-8000-00000000C0DE"), says=STATUS)
     await stage.session(mac)
-    await stage.raw_report(mac, {"Status": 0, "UDID": mac.udid, "CommandUUID": ["Idle"]}, says=TYPES)
+    await stage.raw.report(mac, {"Status": 0, "UDID": mac.udid, "CommandUUID": ["Idle"]}, says=TYPES)
     await stage.session(mac)
-    await stage.raw_report(mac, b"", says=EMPTY)
+    await stage.raw.report(mac, b"", says=EMPTY)
     await stage.session(mac)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pkgutil import iter_modules, resolve_name
 
-from agent.conform.requirement import PROFILES, Requirement
+from agent.conform.verdicts.requirement import PROFILES, Requirement
 from agent.errors import OperatorError
 
 ALL = "all"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from agent.conform.bodies import Redacted
-from agent.conform.evidence import Evidence
-from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.sessions import accepted, answer_to, next_session
-from agent.conform.trace import ExchangeRecord
+from agent.conform.reading.sessions import accepted, answer_to, next_session
+from agent.conform.trace.bodies import Redacted
+from agent.conform.trace.evidence import Evidence
+from agent.conform.trace.records import ExchangeRecord
+from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
 
 
 def check_in_answered(evidence: Evidence, message_type: str) -> Finding:

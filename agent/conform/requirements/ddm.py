@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from agent.conform.ddm import KINDS, NO_ITEMS, NO_TOKENS, answered, asked, is_text, items, tokens
-from agent.conform.evidence import Evidence
-from agent.conform.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.trace import ExchangeRecord
+from agent.conform.reading.ddm import KINDS, NO_ITEMS, NO_TOKENS, answered, asked, is_text, items, tokens
+from agent.conform.trace.evidence import Evidence
+from agent.conform.trace.records import ExchangeRecord
+from agent.conform.verdicts.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
 
 _CHECK_IN = "checkin/declarativemanagement.yaml"
 _TOKENS = "declarative/protocol/tokensresponse.yaml"

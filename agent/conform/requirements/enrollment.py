@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent import plists
-from agent.conform.bodies import Redacted
-from agent.conform.enrollment import (
+from agent.conform.reading.enrollment import (
     BEST_PRACTICES,
     CERTIFICATES,
     IDENTITIES,
@@ -23,8 +22,9 @@ from agent.conform.enrollment import (
     of_mdm,
     shown,
 )
-from agent.conform.evidence import Evidence, SentProfile
-from agent.conform.requirement import Finding, Level, Source, failed, not_tested
+from agent.conform.trace.bodies import Redacted
+from agent.conform.trace.evidence import Evidence, SentProfile
+from agent.conform.verdicts.requirement import Finding, Level, Source, failed, not_tested
 from agent.mdm.access_rights import AccessRights, AccessRightsError, check_access_rights
 
 _PER_USER = "com.apple.mdm.per-user-connections"

@@ -12,8 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from agent.conform.bodies import UNVERIFIED, Certificates, certificates_of
-from agent.conform.enrollment import (
+from agent.conform.reading.enrollment import (
     BEST_PRACTICES,
     CERTIFICATES,
     IDENTITY_STEP,
@@ -32,9 +31,11 @@ from agent.conform.enrollment import (
     must,
     of_mdm,
 )
-from agent.conform.evidence import Evidence, SentProfile
-from agent.conform.lom import extension_of
-from agent.conform.requirement import (
+from agent.conform.reading.lom import extension_of
+from agent.conform.trace.bodies import UNVERIFIED, Certificates, certificates_of
+from agent.conform.trace.evidence import Evidence, SentProfile
+from agent.conform.trace.records import TLSRecord
+from agent.conform.verdicts.requirement import (
     Finding,
     Level,
     Numbered,
@@ -43,7 +44,6 @@ from agent.conform.requirement import (
     not_tested,
     passed,
 )
-from agent.conform.trace import TLSRecord
 from agent.pki.certificates import CertificateError, read_certificates
 
 _PIN = "ServerURLPinningCertificateUUIDs"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.conform.enrollment import (
+from agent.conform.reading.enrollment import (
     BEST_PRACTICES,
     CERTIFICATES,
     COMMON_KEYS,
@@ -24,8 +24,8 @@ from agent.conform.enrollment import (
     of_profiles,
     shown,
 )
-from agent.conform.evidence import Evidence, SentProfile
-from agent.conform.requirement import Finding, Level, Source, failed, not_tested, passed
+from agent.conform.trace.evidence import Evidence, SentProfile
+from agent.conform.verdicts.requirement import Finding, Level, Source, failed, not_tested, passed
 
 _MEDIA_TYPE = "application/x-apple-aspen-config"
 _ENDS = ("PayloadExpirationDate", "RemovalDate")

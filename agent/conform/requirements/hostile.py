@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from agent.conform.evidence import Evidence
-from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.sessions import answer_to, refused, refused_and_stays, unprepared
+from agent.conform.reading.sessions import answer_to, refused, refused_and_stays, unprepared
+from agent.conform.trace.evidence import Evidence
+from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
 
 
 def resumed_is_bound(evidence: Evidence) -> Finding:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agent.conform.evidence import Evidence
-from agent.conform.requirement import Finding, Level, Requirement, Source, not_tested
-from agent.conform.sessions import next_session, refused
+from agent.conform.reading.sessions import next_session, refused
+from agent.conform.trace.evidence import Evidence
+from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, not_tested
 
 _SOURCE = Source("Apple, Managing certificates for device management services and devices", "Overview", "")
 

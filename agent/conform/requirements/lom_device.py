@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agent.conform.evidence import DeliveredCommand, Evidence
-from agent.conform.lom import (
+from agent.conform.reading.lom import (
     ACTIONS,
     ITEM,
     LISTS,
@@ -21,7 +20,8 @@ from agent.conform.lom import (
     must_of_lom,
     of_items,
 )
-from agent.conform.requirement import Finding, Source, failed, not_tested, passed
+from agent.conform.trace.evidence import DeliveredCommand, Evidence
+from agent.conform.verdicts.requirement import Finding, Source, failed, not_tested, passed
 
 
 def item_keys(evidence: Evidence) -> Finding:

@@ -11,8 +11,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agent.conform.evidence import Evidence, SentProfile
-from agent.conform.lom import (
+from agent.conform.reading.lom import (
     CA_KEYS,
     CA_TYPES,
     CERTIFICATE_KEYS,
@@ -35,7 +34,8 @@ from agent.conform.lom import (
     should_of_lom,
     uuids_in,
 )
-from agent.conform.requirement import Check, Finding, Source, failed, not_tested, passed
+from agent.conform.trace.evidence import Evidence, SentProfile
+from agent.conform.verdicts.requirement import Check, Finding, Source, failed, not_tested, passed
 
 _TLS_CERTIFICATES = "Apple Support 103769, Requirements for trusted certificates in iOS 13 and macOS 10.15"
 _RSA_BITS = 2048

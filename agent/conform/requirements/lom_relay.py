@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from agent.conform.evidence import DeliveredCommand, Evidence
-from agent.conform.lom import (
+from agent.conform.reading.lom import (
     EXAMPLE_ANSWER,
     GUIDE,
     LISTS,
@@ -26,8 +25,9 @@ from agent.conform.lom import (
     lom_profiles,
     must_of_lom,
 )
-from agent.conform.requirement import Finding, Source, failed, not_tested, passed
-from agent.conform.trace import ExchangeRecord, NoteRecord
+from agent.conform.trace.evidence import DeliveredCommand, Evidence
+from agent.conform.trace.records import ExchangeRecord, NoteRecord
+from agent.conform.verdicts.requirement import Finding, Source, failed, not_tested, passed
 
 _RESULT = Source("Apple Mobile Device Management Protocol Reference", "MDM Protocol, Status", "2019-03-25")
 _NO_REQUEST = NO_ACTIONS.format(what=REQUEST_TYPE)

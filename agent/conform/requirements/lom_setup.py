@@ -8,8 +8,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from agent.conform.evidence import Evidence, SentProfile
-from agent.conform.lom import (
+from agent.conform.reading.lom import (
     CA_KEYS,
     CERTIFICATE_KEYS,
     GUIDE,
@@ -26,7 +25,8 @@ from agent.conform.lom import (
     of_payloads,
     uuids_in,
 )
-from agent.conform.requirement import Finding, Source, failed, not_tested, passed
+from agent.conform.trace.evidence import Evidence, SentProfile
+from agent.conform.verdicts.requirement import Finding, Source, failed, not_tested, passed
 
 
 def profile_before_setup(evidence: Evidence) -> Finding:

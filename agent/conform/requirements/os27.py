@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from agent.conform.evidence import DeliveredCommand, Evidence
-from agent.conform.os27 import MAJOR, QUERIES, REMOVED, USER_CHANNEL
-from agent.conform.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.trace import NoteRecord
+from agent.conform.reading.os27 import MAJOR, QUERIES, REMOVED, USER_CHANNEL
+from agent.conform.trace.evidence import DeliveredCommand, Evidence
+from agent.conform.trace.records import NoteRecord
+from agent.conform.verdicts.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
 
 
 def no_removed_command(evidence: Evidence) -> Finding:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from agent.conform.bodies import Redacted
-from agent.conform.evidence import Evidence
 from agent.conform.probes.push import ASKED, BACK
-from agent.conform.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.trace import ExchangeRecord, PushRecord
+from agent.conform.trace.bodies import Redacted
+from agent.conform.trace.evidence import Evidence
+from agent.conform.trace.records import ExchangeRecord, PushRecord
+from agent.conform.verdicts.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
 from agent.push.reasons import Reason
 from agent.push.requests import MAX_PAYLOAD_BYTES
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.conform.evidence import Evidence, SentProfile
-from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.sessions import answer_to, next_session
+from agent.conform.reading.sessions import answer_to, next_session
+from agent.conform.trace.evidence import Evidence, SentProfile
+from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
 
 MDM = "com.apple.mdm"
 _PER_USER = "com.apple.mdm.per-user-connections"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from agent.conform.bodies import certificates_of, plain
-from agent.conform.evidence import Evidence
-from agent.conform.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.scep import NO_PAYLOAD, operations, settings, unasked
-from agent.conform.trace import ExchangeRecord
+from agent.conform.reading.scep import NO_PAYLOAD, operations, settings, unasked
+from agent.conform.trace.bodies import certificates_of, plain
+from agent.conform.trace.evidence import Evidence
+from agent.conform.trace.records import ExchangeRecord
+from agent.conform.verdicts.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
 from agent.pki.certificates import CertificateError
 from agent.pki.scep.cacert import CA_CONTENT_TYPE, CA_RA_CONTENT_TYPE, FINGERPRINTS
 from agent.pki.scep.messages import CONTENT_TYPE

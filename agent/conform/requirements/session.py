@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.conform.evidence import Evidence
-from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.sessions import answer_to, next_session, unprepared
+from agent.conform.reading.sessions import answer_to, next_session, unprepared
+from agent.conform.trace.evidence import Evidence
+from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
 
 _REFERENCE = "Apple Mobile Device Management Protocol Reference"
 _XML = ("application/xml", "text/xml", "application/x-apple-aspen-mdm")

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from agent.conform.evidence import Evidence
 from agent.conform.probes.survive import BARE, EMPTY, LONG, PARAMETER, STATUS, TYPES, UPPER, XML
-from agent.conform.requirement import Check, Finding, Level, Outcome, Requirement, Source, failed, not_tested, passed
-from agent.conform.sessions import NOT_SENT, answer_to, next_session, unprepared
-from agent.conform.trace import ExchangeRecord
+from agent.conform.reading.sessions import NOT_SENT, answer_to, next_session, unprepared
+from agent.conform.trace.evidence import Evidence
+from agent.conform.trace.records import ExchangeRecord
+from agent.conform.verdicts.requirement import (
+    Check,
+    Finding,
+    Level,
+    Outcome,
+    Requirement,
+    Source,
+    failed,
+    not_tested,
+    passed,
+)
 
 
 def _broken(evidence: Evidence) -> ExchangeRecord | None:

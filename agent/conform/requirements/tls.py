@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from agent.conform.evidence import Evidence
-from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.trace import TLSRecord
+from agent.conform.trace.evidence import Evidence
+from agent.conform.trace.records import TLSRecord
+from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
 from agent.pki.certificates import CertificateError, read_certificates
 from agent.pki.tls_floor import Handshake, Rule, faults
 

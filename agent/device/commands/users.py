@@ -79,7 +79,7 @@ def delete_user(device: Device, command: Command) -> Result:
 
 
 def unlock_user_account(device: Device, command: Command) -> Result:
-    """Unlock an account that failed logins have locked. There are none: nobody logs in (docs/modelled.md)."""
+    """Unlock an account that failed logins have locked. There are none: no login fails (docs/modelled.md)."""
     _user(device, command)
     return acknowledged()
 
@@ -112,7 +112,7 @@ def account_configuration(device: Device, command: Command) -> Result:
 
 
 def _administrator(device: Device, account: dict[str, Any]) -> dict[str, Any]:
-    """The keys of an account that the Mac keeps. The password hash is checked and dropped: nobody logs in."""
+    """The keys of an account that the Mac keeps. The password hash is checked and dropped: no password is asked for."""
     name, full_name = account.get("shortName"), account.get("fullName", account.get("shortName"))
     if not isinstance(name, str) or not isinstance(full_name, str):
         raise CommandRefused(FORMAT_ERROR)

@@ -26,7 +26,8 @@ from agent.device.ddm.declared import (
     reasons_of,
     sorted_names,
 )
-from agent.device.ddm.predicates import EvaluationFailed, Facts, Unevaluable, Unparsable, parse, parsing_steps
+from agent.device.ddm.predicate_values import EvaluationFailed, Facts, Unevaluable
+from agent.device.ddm.predicates import Unparsable, parse, parsing_steps
 from agent.device.ddm.status import status_value
 from agent.device.ddm.validation import MAX_REASON, asset_references
 from agent.device.mac import Device
@@ -140,7 +141,7 @@ def tell_states(device: Device, plan: Plan) -> None:
             _set(each, False, UNKNOWN, [] if each.identifier in known else reasons)
         else:
             active = each.kind == MANAGEMENT or each.applied
-            _set(each, active, VALID if active else UNKNOWN, [])
+            _set(each, active, VALID if active else UNKNOWN, reasons_of(each.notes))
 
 
 def _referred_to(configurations: Iterable[Declaration], release: str) -> set[str]:

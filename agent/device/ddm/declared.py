@@ -40,6 +40,8 @@ class Declaration(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """Of a configuration: it is in effect. Of an asset: its data has been downloaded and verified."""
     failure: bytes = b""
     """The reason for which it could not be applied, or the asset not be downloaded, as JSON."""
+    notes: bytes = b""
+    """The reasons that a configuration gives while it is in effect, as JSON."""
     profile: str = ""
     """The PayloadIdentifier of the profile that a legacy configuration installed."""
     item: bytes = b""

@@ -136,9 +136,8 @@ def _place(items: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _error(name: str) -> dict[str, Any]:
-    code = "Error.TestError" if name == _TEST_ERROR else "Error.UnsupportedStatusItem"  # our choice
-    description = f"The status item {name[:200]} cannot be returned."
-    return {"StatusItem": name, "Reasons": [{"Code": code, "Description": description}]}
+    description = f"Cannot report status on “{name[:200]}” because value is not supported."
+    return {"StatusItem": name, "Reasons": [{"Code": "Error.UnsupportedStatusValue", "Description": description}]}
 
 
 def _knows_full_report(release: str) -> bool:

@@ -123,6 +123,10 @@ class Asking:
         except LinkError as error:
             self._end(error)
             return
+        acknowledgements = self._link.take_acknowledgements()
+        if acknowledgements and self._stream is not None:
+            self._tell(Step(f"sent {len(acknowledgements)} bytes: the acknowledgement", acknowledgements))
+            self._stream.write(acknowledgements)
         if answer is not None:
             self._end(DeviceRefused(answer.error) if answer.error else None)
 

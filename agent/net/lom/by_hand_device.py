@@ -57,7 +57,15 @@ class LinkRefused:
     error: PeerError
 
 
-Event = RequestAnswered | BootEnded | LinkRefused
+@dataclass(frozen=True, slots=True)
+class RequestDeclined:
+    """A request in a version that no Device speaks was answered; the link goes on."""
+
+    controller: str
+    answer: LinkAnswer
+
+
+Event = RequestAnswered | RequestDeclined | BootEnded | LinkRefused
 Tell = Callable[[Event], object]
 
 
@@ -100,6 +108,14 @@ class StandaloneDevice:
         power = self._device.power.state
         self._tell(RequestAnswered(self._device.mac.dns_name, controller, request, answer.error, power))
         return answer
+
+    def unacknowledged_lom_answers(self, controller: str) -> Sequence[LinkAnswer]:
+        """The recent answers that this Controller has not acknowledged."""
+        return self._device.unacknowledged_lom_answers(controller, self._reactor.seconds())
+
+    def lom_answer_arrived(self, uuid: str, controller: str, *, acknowledged: bool) -> None:
+        """The Controller has acknowledged an answer, or its link has ended without that."""
+        self._device.lom_answer_arrived(uuid, controller, acknowledged=acknowledged)
 
     def unplug(self) -> None:
         """Stop a boot."""
@@ -240,6 +256,10 @@ class _WatchedEnd(DeviceEnd):
     def wronged(self, error: PeerError) -> None:
         """The peer broke the protocol or exceeded a limit."""
         self._tell(LinkRefused(self._caller, self._controller, error))
+
+    def declined(self, answer: LinkAnswer) -> None:
+        """A request in an unknown version was answered."""
+        self._tell(RequestDeclined(self._controller, answer))
 
     def lost(self, error: PeerError) -> None:
         """The link ended. That is a refusal only if the Controller was not yet verified."""

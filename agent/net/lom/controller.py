@@ -5,14 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from OpenSSL import crypto
 from twisted.internet.defer import Deferred
 
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.lom.endpoint import Endpoint, controller_side
-from agent.lom.link import ControllerLink, LinkError, LinkLimits
+from agent.lom.link import ControllerLink, LinkAnswer, LinkBroken, LinkError, LinkLimits
 from agent.lom.relay import DeviceRefused, Relay
 from agent.lom.requests import RelayItem, RelayOutcome
 from agent.measure.operations import Facts, Operation, Operations
@@ -30,6 +30,10 @@ class AnswerTimeout(LinkError):
 
     kind = "lom_answer_timeout"
     timed_out = True
+
+
+class RaceLost(CutShort):
+    """Another address of the same Device completed its handshake first."""
 
 
 class RelayAbandoned(CutShort):
@@ -105,105 +109,224 @@ class Relays:
 
 
 class _ControllerEnd:
-    """Relays one item to its Device, address by address until there is an outcome."""
+    """Relays one item to its Device: tries its addresses until one has an outcome.
+
+    While an address has not completed its handshake for ``attempt_delay_seconds``, the next one is tried too (RFC 8305,
+    5). The first that completes it gets the request, and the others are closed: a request is sent over one link only.
+    """
 
     def __init__(
         self, network: Network, controller: Endpoint, relay: Relay, done: Callable[[RelayOutcome], object]
     ) -> None:
-        self._network = network
-        self._controller = controller
-        self._relay = relay
+        self.network = network
+        self.controller = controller
+        self.relay = relay
         self._done = done
-        self._link = ControllerLink(relay.request)
-        self._address = ""
-        self._port = 0
-        self._stream: TLSStream | None = None
-        self._answer_limit = Alarm(network.reactor, self._late)
-        self._attempt: Operation | None = None  # the current one
-        self._secured_at: float | None = None
-        self._answer_due = 0.0
-        self._sent = False
+        self._attempts: list[_Attempt] = []  # those in progress
+        self._address = ""  # the last one tried
+        self._next_due = Alarm(network.reactor, self.next)
+        self._returns_left = network.limits.returns if relay.request.acknowledges else 0
+        self._broken: LinkBroken | None = None  # the error of the link before the return
         self._over = False
 
     def next(self) -> None:
-        """Try the next address, or report the outcome."""
-        while (address := self._relay.next_address()) is not None:
-            self._address = address
-            self._attempt = self._network.operations.begin(
-                "lom_link", self._controller.index, self._network.operations.now()
-            )
-            self._secured_at = None
-            try:
-                self._connect(address)
-            except PeerError as error:
-                self._relay.not_sent(address, error)
-                self._end_attempt(error, *self._facts(error))
-            else:
+        """Try the next address; without one and without an attempt in progress, report the outcome."""
+        self._next_due.cancel()
+        while not self._over and (address := self.relay.next_address()) is not None:
+            if self._begin(address):
+                if self.network.limits.attempt_delay_seconds is not None and self.relay.waiting:
+                    self._next_due.set(self.network.limits.attempt_delay_seconds)
                 return
-        if not self._over:
+        if not self._attempts and not self._over:
             self._finish()
 
     def abandon(self, error: PeerError) -> None:
-        """Reset the link as on power loss, and try no other address."""
-        if self._relay.decided:
+        """Reset every link as on power loss, and try no other address."""
+        if self.relay.decided or self._over:
             return  # an observer closed the network because of this item's outcome
-        facts, now = self._facts(error)
-        self._relay.sent_and_failed(self._address, error)
-        stream = self._let_go()
-        if stream is not None:
-            stream.abort()
+        self._next_due.cancel()
+        attempts, self._attempts = self._attempts, []
+        self.relay.sent_and_failed(attempts[0].address if attempts else self._address, error)
+        ended = [(attempt, attempt.facts(error)) for attempt in attempts]
+        for attempt in attempts:
+            attempt.abort()
         self._finish()
-        self._end_attempt(error, facts, now)
+        for attempt, (facts, now) in ended:
+            attempt.end(error, facts, now)
+
+    def _begin(self, address: str) -> bool:
+        """Connect to an address; returns whether the attempt is in progress."""
+        if self._over:
+            return False
+        self._address = address
+        attempt = _Attempt(self, address)
+        try:
+            attempt.connect()
+        except PeerError as error:
+            self._not_sent(address, error)
+            attempt.end(error, *attempt.facts(error))
+            return False
+        self._attempts.append(attempt)
+        return True
+
+    def won(self, winner: _Attempt) -> None:
+        """The first handshake is complete: close the others."""
+        self._next_due.cancel()
+        others = [attempt for attempt in self._attempts if attempt is not winner]
+        self._attempts = [winner]
+        for attempt in others:
+            lost = RaceLost(f"the Device answered first at {winner.address}")
+            facts = attempt.facts(lost)
+            attempt.close()
+            attempt.end(lost, *facts)
+
+    def ended(self, attempt: _Attempt, error: PeerError | None, *, answer: LinkAnswer | None = None) -> None:
+        """An attempt has an answer, or failed: close it, record it, go on."""
+        if answer is not None:
+            self.relay.answered(answer)
+            error = self.relay.failure
+        elif error is not None and not attempt.sent:
+            self._not_sent(attempt.address, error)
+        elif error is not None and self._returns(error):
+            self._broken = error
+        elif error is not None:
+            self.relay.sent_and_failed(attempt.address, error)
+        facts = attempt.facts(error)
+        self._attempts.remove(attempt)
+        attempt.close()
+        attempt.end(error, *facts)
+        returning = error is not None and error is self._broken
+        if not (returning and self._begin(attempt.address)):
+            self.next()
+
+    def _returns(self, error: PeerError) -> TypeGuard[LinkBroken]:
+        """Whether to connect again for the answer: the Device repeats one that was not acknowledged."""
+        if not isinstance(error, LinkBroken) or not self._returns_left:
+            return False
+        self._returns_left -= 1
+        return True
+
+    def _not_sent(self, address: str, error: PeerError) -> None:
+        if self._broken is None:
+            self.relay.not_sent(address, error)
+        else:  # the request was sent over the link before
+            self.relay.sent_and_failed(address, LinkBroken(f"{self._broken}; connected again: {error}"))
 
     def _finish(self) -> None:
         self._over = True
-        self._done(self._relay.outcome)
+        self._done(self.relay.outcome)
 
-    def _connect(self, address: str) -> None:
-        side = controller_side(self._controller)
-        name = self._relay.item.dns_name
+
+class _Attempt:
+    """One link to one address: the owner of its stream, and the operation ``lom_link``."""
+
+    def __init__(self, item: _ControllerEnd, address: str) -> None:
+        network = item.network
+        self.address = address
+        self.sent = False
+        self._item = item
+        self._network = network
+        self._link = ControllerLink(item.relay.request, network.limits)
+        self._port = 0
+        self._stream: TLSStream | None = None
+        self._answer_limit = Alarm(network.reactor, self._late)
+        self._operation: Operation | None = network.operations.begin(
+            "lom_link", item.controller.index, network.operations.now()
+        )
+        self._since = self._operation.since.ticks
+        self._secured_at: float | None = None
+        self._answer_due = 0.0
+        self._answered = False
+
+    def connect(self) -> None:
+        """Start to connect. Raises PeerError."""
+        network, controller = self._network, self._item.controller
+        side = controller_side(controller)
+        name = self._item.relay.item.dns_name
         check = PeerCheck(device_judge(name))
-        sock = self._network.dial(self._controller, address)
+        sock = network.dial(controller, self.address)
         self._port = sock.getsockname()[1]
         try:
-            tls = self._network.contexts.client(sock, side.anchors, side.identity, check, name)
+            tls = network.contexts.client(sock, side.anchors, side.identity, check, name)
         except (PeerError, crypto.Error) as error:
             self._let_go()
             sock.close()
             raise HandshakeFailed(f"the Controller's LOM payload cannot be used for TLS: {error}") from error
-        self._stream = TLSStream(self._network.reactor, sock, tls, check, self, timeouts=self._network.timeouts)
+        self._stream = TLSStream(network.reactor, sock, tls, check, self, timeouts=network.timeouts)
         self._stream.connect()
 
+    def close(self) -> None:
+        """Close the link."""
+        stream = self._let_go()
+        if stream is not None:
+            stream.close()
+
+    def abort(self) -> None:
+        """Reset the link."""
+        stream = self._let_go()
+        if stream is not None:
+            stream.abort()
+
+    def end(self, error: PeerError | None, facts: Facts, at: float) -> None:
+        """End the record."""
+        operation, self._operation = self._operation, None
+        if operation is not None:
+            operation.end(error, facts, at=at)
+
+    def facts(self, error: PeerError | None) -> tuple[dict[str, Fact], float]:
+        """The facts for the record of the attempt, which ends now, and the current time."""
+        now = self._network.reactor.seconds()
+        facts: dict[str, Fact] = {}
+        stream = self._stream
+        if self._operation is not None and stream is not None and stream.connected_at is not None:
+            facts["connect_ms"] = _milliseconds(self._since, stream.connected_at)
+            if self._secured_at is not None:
+                facts["handshake_ms"] = _milliseconds(stream.connected_at, self._secured_at)
+                facts["tls"], facts["cipher"], facts["peer"] = stream.version, stream.cipher, stream.peer_name
+        if self._secured_at is not None and (error is None or isinstance(error, DeviceRefused)):
+            facts["answer_ms"] = _milliseconds(self._secured_at, now)
+        item = self._item
+        own = link_facts(item.controller, item.relay.item, self.address, verdict_of(error, self.sent))
+        return {**own, **facts}, now
+
+    # Stream callbacks.
+
     def secured(self) -> None:
-        """The Device is verified: send the request."""
-        if self._stream is None:
+        """The Device is verified: send the request, unless another link was faster."""
+        stream = self._stream
+        if stream is None:
             raise MisuseError("secured() called without a stream")
+        self._item.won(self)
         self._secured_at = self._network.reactor.seconds()
-        self._sent = True
+        self.sent = True
         self._answer_due = self._secured_at + self._network.limits.answer_seconds
         self._answer_limit.set_at(self._answer_due)
-        self._stream.write(self._link.start())
+        stream.write(self._link.start())
 
     def received(self, octets: bytes) -> None:
         """Bytes of the answer arrived."""
         try:
             answer = self._link.receive(octets)
         except LinkError as error:
-            self._fail(error)
+            self._item.ended(self, error)
             return
-        if answer is None:
-            return
-        self._relay.answered(answer)
-        self._conclude(self._relay.failure)
+        self._answered = answer is not None
+        acknowledgements = self._link.take_acknowledgements()
+        if acknowledgements and self._stream is not None:
+            self._stream.write(acknowledgements)
+        if answer is not None:
+            self._item.ended(self, None, answer=answer)
 
     def lost(self, error: PeerError) -> None:
         """The link ended, before or after the request was sent."""
+        if self._answered:  # the acknowledgement could not be sent
+            return
         # With TLS 1.3 the Device's refusal of our certificate arrives after the end of our handshake.
         refused = isinstance(error, HandshakeFailed)
-        if not self._sent:
-            self._fail(self._network.explained(self._controller, self._address, error))
+        if not self.sent:
+            self._item.ended(self, self._network.explained(self._item.controller, self.address, error))
         else:
-            self._fail(error if refused else self._link.closed(str(error)))
+            self._item.ended(self, error if refused else self._link.closed(str(error)))
 
     def _late(self) -> None:
         now = self._network.reactor.seconds()
@@ -211,50 +334,15 @@ class _ControllerEnd:
         if self._answer_due > now:
             self._answer_limit.set_at(self._answer_due)
             return
-        self._fail(AnswerTimeout(f"the Device did not answer within {self._network.limits.answer_seconds:g} s"))
-
-    def _fail(self, error: PeerError) -> None:
-        if self._sent:
-            self._relay.sent_and_failed(self._address, error)
-        else:
-            self._relay.not_sent(self._address, error)
-        self._conclude(error)
-
-    def _conclude(self, error: PeerError | None) -> None:
-        """This attempt ended: close the link, record it, go on."""
-        facts, now = self._facts(error)
-        stream = self._let_go()
-        if stream is not None:
-            stream.close()
-        self._end_attempt(error, facts, now)
-        self.next()
-
-    def _end_attempt(self, error: PeerError | None, facts: Facts, at: float) -> None:
-        attempt, self._attempt = self._attempt, None
-        if attempt is not None:
-            attempt.end(error, facts, at=at)
+        limit = self._network.limits.answer_seconds
+        self._item.ended(self, AnswerTimeout(f"the Device did not answer within {limit:g} s"))
 
     def _let_go(self) -> TLSStream | None:
-        """Drop the current attempt; the caller ends the returned stream."""
+        """Drop the stream; the caller ends it."""
         self._answer_limit.cancel()
         self._network.hung_up(self._port)
         stream, self._stream, self._port = self._stream, None, 0
         return stream
-
-    def _facts(self, error: PeerError | None) -> tuple[dict[str, Fact], float]:
-        """The facts for the record of the attempt, which ends now, and the current time."""
-        now = self._network.reactor.seconds()
-        facts: dict[str, Fact] = {}
-        stream, attempt = self._stream, self._attempt
-        if attempt is not None and stream is not None and stream.connected_at is not None:
-            facts["connect_ms"] = _milliseconds(attempt.since.ticks, stream.connected_at)
-            if self._secured_at is not None:
-                facts["handshake_ms"] = _milliseconds(stream.connected_at, self._secured_at)
-                facts["tls"], facts["cipher"], facts["peer"] = stream.version, stream.cipher, stream.peer_name
-        if self._secured_at is not None and (error is None or isinstance(error, DeviceRefused)):
-            facts["answer_ms"] = _milliseconds(self._secured_at, now)
-        own = link_facts(self._controller, self._relay.item, self._address, verdict_of(error, self._sent))
-        return {**own, **facts}, now
 
 
 def verdict_of(error: PeerError | None, sent: bool) -> str:

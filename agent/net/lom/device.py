@@ -7,7 +7,18 @@ from collections.abc import Callable, Hashable
 from agent.errors import MisuseError, PeerError
 from agent.lom.endpoint import Endpoint, device_side
 from agent.lom.gate import Gate, TooManyLinks, TooManyRequests
-from agent.lom.link import DeviceLink, LinkAnswer, LinkError, LinkLimits, RequestDelayed, RequestDropped
+from agent.lom.link import (
+    Acknowledgement,
+    DeviceLink,
+    LinkAnswer,
+    LinkError,
+    LinkLimits,
+    LinkRequest,
+    NotAcknowledged,
+    RequestDelayed,
+    RequestDropped,
+    VersionUnsupported,
+)
 from agent.lom.relay import Unreachable
 from agent.net.timing import Alarm, Reactor
 from agent.net.transport.stream import TLSStream
@@ -39,7 +50,7 @@ class DeviceEnd:
         self._link = DeviceLink(limits)
         self._leaving = False
         self._stream: TLSStream | None = None
-        self._closing = Alarm(reactor, self.close)
+        self._closing = Alarm(reactor, self._out_of_time)
         self._ends_at = 0.0
         self._delayed: RequestDelayed | None = None  # the request whose answer waits
         self._answering = Alarm(reactor, self._answer_delayed)
@@ -81,6 +92,9 @@ class DeviceEnd:
     def wronged(self, error: PeerError) -> None:
         """A protocol error or a removed payload. Nothing is sent; subclasses may report it."""
 
+    def declined(self, answer: LinkAnswer) -> None:
+        """A request in a version that the Device does not speak is answered; subclasses may report it."""
+
     def lost(self, _error: PeerError) -> None:
         """The link ended, or the handshake failed."""
         self._end()
@@ -92,28 +106,55 @@ class DeviceEnd:
         if stream is not None:
             stream.close()
 
+    def _out_of_time(self) -> None:
+        if self._link.unacknowledged and not self._leaving:
+            self.wronged(NotAcknowledged("no acknowledgement came: the answer is repeated on the next link"))
+        self.close()
+
     def _answer_next(self, stream: TLSStream) -> bool:
-        request = self._link.next_request()
-        if request is None:
+        """Take the next message; returns whether there may be another one."""
+        try:
+            message = self._link.next_message()
+        except VersionUnsupported as error:
+            self._count_request(error.answer.uuid, stream)
+            self.declined(error.answer)
+            return self._answer(error.answer, stream)
+        if message is None:
             if self._link.finished:
                 self._leave()
             return False
         if self.endpoint is None:
             raise MisuseError("a request on a link without a Device")
-        device_side(self.endpoint)  # the payload may have been removed since the handshake
+        if isinstance(message, Acknowledgement):
+            self.endpoint.lom_answer_arrived(message.uuid, stream.peer_name, acknowledged=True)
+            self._wait_for_message()
+            return True
+        return self._carry_out(message, self.endpoint, stream)
+
+    def _carry_out(self, request: LinkRequest, endpoint: Endpoint, stream: TLSStream) -> bool:
+        device_side(endpoint)  # the payload may have been removed since the handshake
+        self._count_request(request.uuid, stream)
+        if request.acknowledges:
+            unacknowledged = endpoint.unacknowledged_lom_answers(stream.peer_name)
+            repeated = self._link.repeat(each for each in unacknowledged if each.uuid != request.uuid)
+            if repeated:
+                stream.write(repeated)
         try:
-            self._gate.count_request(self._counted_as, self._reactor.seconds())
-        except TooManyRequests as error:
-            stream.write(self._link.answer(LinkAnswer(request.uuid, str(error))))
-            raise
-        try:
-            answer = self.endpoint.receive_lom_request(request, stream.peer_name)
+            answer = endpoint.receive_lom_request(request, stream.peer_name)
         except RequestDelayed as delayed:
             self._delayed = delayed
             self._answering.set(delayed.seconds)
             self._close_in(delayed.seconds + self._limits.request_seconds)
             return False
         return self._answer(answer, stream)
+
+    def _count_request(self, uuid: str, stream: TLSStream) -> None:
+        """Raises TooManyRequests, which ends the link; that is answered first."""
+        try:
+            self._gate.count_request(self._counted_as, self._reactor.seconds())
+        except TooManyRequests as error:
+            stream.write(self._link.answer(LinkAnswer(uuid, str(error))))
+            raise
 
     def _answer_delayed(self) -> None:
         stream = self._stream
@@ -127,9 +168,15 @@ class DeviceEnd:
         """Send an answer; returns whether the link is still there."""
         if self._stream is None:  # the request closed this link
             return False
-        self._close_in(self._limits.request_seconds)
-        stream.write(self._link.answer(answer))
+        octets = self._link.answer(answer)
+        self._wait_for_message()
+        stream.write(octets)
         return True
+
+    def _wait_for_message(self) -> None:
+        """Limit the time to the next acknowledgement, or else to the next request."""
+        limits = self._limits
+        self._close_in(limits.acknowledgement_seconds if self._link.unacknowledged else limits.request_seconds)
 
     def _leave(self) -> None:
         """Answer no more; close the link after the time for sent answers to arrive."""
@@ -159,6 +206,9 @@ class DeviceEnd:
         self._counted_as = None
 
     def _end(self) -> None:
+        if self.endpoint is not None and self._stream is not None:
+            for uuid in self._link.unacknowledged:
+                self.endpoint.lom_answer_arrived(uuid, self._stream.peer_name, acknowledged=False)
         self._closing.cancel()
         self._answering.cancel()
         self._release_place()

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
 from agent.errors import OperatorError
 from agent.lom.endpoint import Endpoint
+from agent.lom.link import LIMITS
 from agent.lom.network import AddressBook, MacDirectory
 from agent.lom.requests import RelayItem, RelayOutcome
 from agent.measure.operations import Operations
@@ -89,12 +90,16 @@ def _parse_interface(text: str, rest: str) -> NetworkChoice:
     return NetworkChoice(INTERFACE, interfaces, port)
 
 
-def make_network(text: str, reactor: Reactor, operations: Operations) -> LOMNetwork:
-    """The network that ``text`` names (see ``parse_network``), without Macs. Raises OperatorError."""
+def make_network(text: str, reactor: Reactor, operations: Operations, *, race: bool = True) -> LOMNetwork:
+    """The network that ``text`` names (see ``parse_network``), without Macs. Raises OperatorError.
+
+    ``race``: a Controller tries the next address also while one has not completed its handshake.
+    """
+    limits = LIMITS if race else replace(LIMITS, attempt_delay_seconds=None)
     choice = parse_network(text)
     if choice.kind == MEMORY:
         return MemoryLOMNetwork(reactor, AddressBook(), operations)
     # The LOM link trusts only the CAs of the LOM payload, so it has separate contexts.
     if choice.kind == LOOPBACK:
-        return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), operations)
-    return InterfaceNetwork(reactor, choice.interfaces, TLSContexts(), operations, port=choice.port)
+        return LoopbackNetwork(reactor, AddressBook(), TLSContexts(), operations, limits)
+    return InterfaceNetwork(reactor, choice.interfaces, TLSContexts(), operations, limits, port=choice.port)

@@ -582,6 +582,15 @@ class MDMClient:
             return self._answer_lom(request, controller)
         return answer_lom(environment, self.device.mac, request, lambda: self._answer_lom(request, controller))
 
+    def unacknowledged_lom_answers(self, controller: str) -> Sequence[LinkAnswer]:
+        """The recent answers that this Controller has not acknowledged."""
+        return self.device.unacknowledged_lom_answers(controller, self._environment.clock.seconds())
+
+    def lom_answer_arrived(self, uuid: str, controller: str, *, acknowledged: bool) -> None:
+        """The Controller has acknowledged an answer, or its link has ended without that."""
+        self.device.lom_answer_arrived(uuid, controller, acknowledged=acknowledged)
+        self._environment.changed(self.index)
+
     def _answer_lom(self, request: LinkRequest, controller: str) -> LinkAnswer:
         parts = self._parts
         answer, events = parts.device.receive_lom_request(request, controller, self._environment.clock.seconds())

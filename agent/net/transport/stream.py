@@ -161,10 +161,7 @@ class TLSStream:
     def close(self) -> None:
         """Close with close_notify. Bytes that are still unsent are dropped."""
         if self.state is State.OPEN:
-            try:
-                self.tls.shutdown()
-            except SSL.Error:  # the peer has already closed
-                forget_errors()
+            self._notify_close()
         self._release()
 
     def abort(self) -> None:
@@ -288,6 +285,7 @@ class TLSStream:
         except (SSL.WantReadError, SSL.WantWriteError):
             return False
         except SSL.ZeroReturnError:
+            self._notify_close()  # RFC 5246, 7.2.1: the other end answers with its own
             self._lose(ConnectionClosed("the peer closed the connection"))
         except SSL.Error as error:
             self._lose(broken(error, before_any_answer=not self._heard))
@@ -332,6 +330,12 @@ class TLSStream:
         except OSError as error:
             raise SSL.SysCallError(error.errno, error.strerror) from error
         return True
+
+    def _notify_close(self) -> None:
+        try:
+            self.tls.shutdown()
+        except SSL.Error:  # the peer has already closed
+            forget_errors()
 
     def _lose(self, error: PeerError) -> None:
         self._release()

@@ -10,15 +10,8 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.device.ddm.predicates import (
-    MAX_CHARACTERS,
-    MAX_STEPS,
-    EvaluationFailed,
-    Facts,
-    Unevaluable,
-    Unparsable,
-    parse,
-)
+from agent.device.ddm.predicate_values import MAX_STEPS, EvaluationFailed, Facts, Unevaluable
+from agent.device.ddm.predicates import MAX_CHARACTERS, Unparsable, parse
 
 STATUS: dict[str, Any] = {
     "device.model.family": "Mac",
@@ -191,7 +184,7 @@ PARTS += [
 
 
 @given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PARTS), max_size=25).map(" ".join)))
-@examples(200)
+@examples(100)
 def test_any_text_is_a_predicate_or_one_of_our_errors(text: str) -> None:
     with suppress(Unparsable, Unevaluable, EvaluationFailed):
         assert holds(text) in (True, False)

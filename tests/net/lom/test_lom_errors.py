@@ -128,7 +128,7 @@ CASES = {
         controller=lambda: controller(CONTROLLER_CA.issue(CONTROLLER_NAME, replace(LOM_USAGE, key_encipherment=False))),
     ),
     "the Mac is off": Case("lom_refused", device=mac_that_is_off),
-    "another version": Case("lom_refused", device=mac_that_is_off, item=replace(item(), version=2)),
+    "another version": Case("lom_refused", device=mac_that_is_off, item=replace(item(), version=3)),
     "the UUID was used": Case(
         "lom_refused", device=lambda: mac_that_is_off(LinkRequest("0001", NAME, PowerRequest.OFF))
     ),

@@ -42,10 +42,11 @@ async def answer_of(running: Stack, name: str, client: MDMClient, request_type: 
 
 async def logged_in(running: Stack, client: MDMClient) -> str:
     """The name of the user in the lab, once the Mac has sent the user's push token."""
-    mac = client.device.mac
-    name = name_of(mac.udid, mac.user_id)
-    await running.until(lambda: name in running.lab.macs and running.lab.macs[name].enrolled, "the user logs in")
-    return name
+    user = client.device.user
+    assert user is not None
+    await running.until(lambda: client.user_name in running.lab.macs, "the user logs in")
+    assert client.user_name == name_of(user.mac.udid, user.account.user_id)
+    return client.user_name
 
 
 def test_a_user_has_profiles_and_commands_of_his_own(run_in_reactor: Run) -> None:
@@ -54,13 +55,15 @@ def test_a_user_has_profiles_and_commands_of_his_own(run_in_reactor: Run) -> Non
             client = running.fleet[0]
             name = await logged_in(running, client)
             mac = client.device.mac
-            user = running.lab.macs[name]
+            user, user_id = running.lab.macs[name], name.partition(":")[2]
             assert (user.token, user.push_magic) == (mac.user_push_token, mac.user_push_magic)
             assert user.token != running.lab.macs[mac.udid].token
 
             profile = plists.dump_xml(profile_dict(root()))
             installed = await answer_of(running, name, client, "InstallProfile", Payload=profile)
-            assert (installed["Status"], installed["UserID"]) == ("Acknowledged", mac.user_id)
+            listed = (await answer_of(running, mac.udid, client, "UserList"))["Users"]
+            assert [each["UserGUID"] for each in listed if each["IsLoggedIn"]] == [user_id]
+            assert (installed["Status"], installed["UserID"]) == ("Acknowledged", user_id)
             own = await answer_of(running, name, client, "ProfileList")
             assert [each["PayloadIdentifier"] for each in own["ProfileList"]] == ["com.example.profile"]
             others = await answer_of(running, mac.udid, client, "ProfileList")
@@ -68,7 +71,7 @@ def test_a_user_has_profiles_and_commands_of_his_own(run_in_reactor: Run) -> Non
             assert "UserID" not in others
 
             asked = await answer_of(running, mac.udid, client, "DeviceInformation", Queries=["ActiveManagedUsers"])
-            assert asked["QueryResponses"] == {"ActiveManagedUsers": [mac.user_id]}
+            assert asked["QueryResponses"] == {"ActiveManagedUsers": [user_id]}
             restart = await answer_of(running, name, client, "RestartDevice")
             assert (restart["Status"], restart["ErrorChain"][0]["ErrorCode"]) == ("Error", 12021)
             assert "user channel" in restart["ErrorChain"][0]["LocalizedDescription"]
@@ -131,6 +134,10 @@ def test_the_server_authenticates_a_network_user(run_in_reactor: Run, policy: An
                 name = await logged_in(running, client)
                 listed = await answer_of(running, name, client, "ProfileList")
                 assert listed.get("AuthToken") == update.get("AuthToken")
+                users = (await answer_of(running, client.device.mac.udid, client, "UserList"))["Users"]
+                assert [(each["UserGUID"], each["MobileAccount"]) for each in users if each["IsLoggedIn"]] == [
+                    (user.account.user_id, True)
+                ]
 
     run_in_reactor(work())
 
@@ -196,9 +203,10 @@ def test_a_push_to_a_user_opens_a_session_of_the_user_alone(run_in_reactor: Run)
     run_in_reactor(work())
 
 
-def test_a_user_survives_idleness_and_a_record(run_in_reactor: Run) -> None:
+@pytest.mark.parametrize("behaviour", [LOCAL, NETWORK])
+def test_a_user_survives_idleness_and_a_record(run_in_reactor: Run, behaviour: FleetBehaviour) -> None:
     async def work() -> None:
-        async with stack(2, behaviour=NETWORK) as running:
+        async with stack(2, behaviour=behaviour) as running:
             client, other = running.fleet[0], running.fleet[1]
             name = await logged_in(running, client)
             profile = plists.dump_xml(profile_dict(root()))
@@ -222,6 +230,7 @@ def test_a_user_survives_idleness_and_a_record(run_in_reactor: Run) -> None:
             restored = running.fleet[0].device.user
             assert restored is not None
             assert (restored.auth_token, restored.managed, len(list(restored.profiles))) == (token, True, 1)
+            assert running.fleet[0].user_name == name
             assert other.device.user is not None
 
     run_in_reactor(work())

@@ -17,7 +17,6 @@ from agent.device.answering import OfflineMac
 from agent.errors import PeerError
 from agent.fleet.population import Population
 from agent.lab.automated import AutomatedPolicy
-from agent.lab.users import name_of
 from agent.lom.requests import Dialect
 from agent.mdm.automated import RefusalMalformed, SignInRequired, UpdateRequired, required_before
 from agent.mdm.refusals import ServerRefused
@@ -56,8 +55,7 @@ def test_a_mac_waits_in_setup_assistant_until_it_is_configured(run_in_reactor: R
             queued = running.lab.macs[mac.udid].queue.values()
             assert [each.request_type for each in queued] == ["DeviceConfigured"]
             client.wake()
-            name = name_of(mac.udid, mac.user_id)
-            await running.until(lambda: name in running.lab.macs, "the user logs in after DeviceConfigured")
+            await running.until(lambda: client.user_name in running.lab.macs, "the user logs in after DeviceConfigured")
             assert not client.device.settings.awaiting_configuration
 
     run_in_reactor(work())

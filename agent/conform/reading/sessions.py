@@ -6,9 +6,9 @@ refuses everything has neither refused this message for what it is, nor failed t
 
 from __future__ import annotations
 
-from agent.conform.evidence import Evidence
-from agent.conform.requirement import Finding, Outcome, failed, not_tested, passed
-from agent.conform.trace import ExchangeRecord
+from agent.conform.trace.evidence import Evidence
+from agent.conform.trace.records import ExchangeRecord
+from agent.conform.verdicts.requirement import Finding, Outcome, failed, not_tested, passed
 
 NOT_SENT = "The message could not be sent."
 

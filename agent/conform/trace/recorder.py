@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from agent.conform.bodies import Redacted, body_of, fingerprint
-from agent.conform.handshakes import Agreed, Offer
-from agent.conform.trace import (
+from agent.conform.stage.handshakes import Agreed, Offer
+from agent.conform.trace.bodies import Redacted, body_of, fingerprint
+from agent.conform.trace.records import (
     MOST_RECORDS,
     ExchangeRecord,
     Header,

@@ -9,8 +9,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from agent.conform.probes import Probe
-from agent.conform.stage import PATIENCE_SECONDS, CannotProvoke, Stage
-from agent.conform.trace import STOPPED
+from agent.conform.stage.errors import CannotProvoke
+from agent.conform.stage.stage import PATIENCE_SECONDS, Stage
+from agent.conform.trace.records import STOPPED
 from agent.errors import LomAgentError
 from agent.net.timing import OutOfTime, within
 

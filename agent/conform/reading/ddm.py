@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.conform.evidence import Evidence
-from agent.conform.trace import ExchangeRecord
+from agent.conform.trace.evidence import Evidence
+from agent.conform.trace.records import ExchangeRecord
 
 KINDS: Mapping[str, str] = {
     "Activations": "activation",

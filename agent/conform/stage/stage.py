@@ -1,6 +1,6 @@
 """The stage on which probes play: fresh Macs, the server's API, the push gateway, fault rules, and raw requests.
 
-One probe runs at a time. Everything that it does leaves records (`agent.conform.recorder`); what it waits for is
+One probe runs at a time. Everything that it does leaves records (`agent.conform.trace.recorder`); what it waits for is
 bounded by ``patience``. A wait that ends in vain raises ``Waited``, which ends the probe: its requirements are then
 judged over what is there, and none of them passes.
 """
@@ -14,29 +14,24 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
-from twisted.internet.threads import deferToThread
 
-from agent import plists
-from agent.conform.gateway import StageGateway
-from agent.conform.handshakes import Agreed, Offer, handshake
-from agent.conform.manual import ManualServer
-from agent.conform.recorder import Recorder
-from agent.conform.target import Target
+from agent.conform.stage.errors import CannotProvoke, Unreachable, Waited
+from agent.conform.stage.gateway import StageGateway
+from agent.conform.stage.manual import ManualServer
+from agent.conform.stage.raw import RawRequests
+from agent.conform.stage.target import Target
+from agent.conform.trace.recorder import Recorder
 from agent.errors import LomAgentError, PeerError
 from agent.faults.rules import Rule
 from agent.load.gateway import APNsPlan
-from agent.mdm import checkin, results
 from agent.measure.exchanges import HTTPExchange
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.http.fetch import Connections, ask
-from agent.net.http.http1 import Origin, Response, split_url, without_query
-from agent.net.http.resumption import Resumption
-from agent.net.mac.background import message_headers
+from agent.net.http.http1 import without_query
 from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.timing import OutOfTime, within
 from agent.net.transport.resolver import Resolver
-from agent.pki.identity import Identity
-from agent.profiles.enrollment import Enrollment, enrollment_terms_of
+from agent.profiles.enrollment import enrollment_terms_of
 from agent.profiles.profile import read_profile
 from agent.servers.server import DDMServer, LOMServer, RenewingServer, Server
 from agent.service.events import TimedOut
@@ -48,25 +43,6 @@ from agent.service.types import AddMacs, Enroll, Event, Wait
 PATIENCE_SECONDS = 10.0  # ours: how long something that the server has to do is waited for
 _BOOT = "constant:0.1"  # of the Macs: no requirement is about the time of a boot
 ValueT = TypeVar("ValueT")
-
-
-class Waited(PeerError):
-    """Something did not happen within ``patience``."""
-
-    kind = "conform_timeout"
-    timed_out = True
-
-
-class Unreachable(PeerError):
-    """The server could not be reached."""
-
-    kind = "conform_unreachable"
-
-
-class CannotProvoke(PeerError):
-    """The server, or the way it is asked, gives no means to provoke what the probe needs."""
-
-    kind = "conform_cannot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +101,7 @@ class Stage:
         if apns is not None or target.lab is not None:
             self.gateway = StageGateway(reactor, self.service, recorder, apns or APNsPlan(), target.lab)
         self._server: Server | None = None
+        self.raw = RawRequests(self.service, recorder, self.bounded, patience)
 
     # The run.
 
@@ -146,7 +123,7 @@ class Stage:
         environment = mac.group.fleet.environment
         connections = Connections(lambda origin: environment.connection(mac.mac, origin))
         try:
-            await self._bounded(Deferred.fromCoroutine(ask(connections, "GET", url, {})), "the server answers")
+            await self.bounded(Deferred.fromCoroutine(ask(connections, "GET", url, {})), "the server answers")
         except PeerError as error:
             raise Unreachable(f"The server at {without_query(url)} could not be reached: {error}") from error
         finally:
@@ -192,7 +169,7 @@ class Stage:
         """Enroll a Mac with the server's enrollment profile, or with ``profile``. Raises PeerError."""
         source = profile or self._target.enroll
         how = Enroll(url=source) if isinstance(source, str) else Enroll(profile=source)
-        await self._bounded(Deferred.fromCoroutine(self.service.actions.enroll(mac, how)), f"{mac.udid} is enrolled")
+        await self.bounded(Deferred.fromCoroutine(self.service.actions.enroll(mac, how)), f"{mac.udid} is enrolled")
 
     async def enrolled(self, *, os: str | None = None) -> MacHandle:
         """A new Mac that is enrolled."""
@@ -216,7 +193,7 @@ class Stage:
         connections = Connections(lambda origin: environment.connection(mac.mac, origin))
         try:
             asked = Deferred.fromCoroutine(ask(connections, "GET", source, {}))
-            return (await self._bounded(asked, "the server answers with its enrollment profile")).body
+            return (await self.bounded(asked, "the server answers with its enrollment profile")).body
         finally:
             connections.close()
 
@@ -279,7 +256,7 @@ class Stage:
         """Have the server push a Mac. Raises CannotProvoke and PeerError."""
         if self._server is None or self.gateway is None:
             raise CannotProvoke("The server cannot be asked to push: there is no adapter, or no gateway.")
-        await self._bounded(self._server.push(mac.udid), "the server's API answers")
+        await self.bounded(self._server.push(mac.udid), "the server's API answers")
 
     # What a Mac does.
 
@@ -321,97 +298,13 @@ class Stage:
                 raise Waited(f"Expected that {what} within {self.patience:g} s, found that it did not.")
             await deferLater(self._reactor, 0.02)
 
-    # Raw requests: what no Mac of ours would send.
-
-    async def raw_report(self, mac: MacHandle, report: Mapping[str, Any] | bytes, **more: Any) -> Response | None:
-        """PUT a report to the server as this Mac, on a connection of its own; see ``raw``."""
-        return await self.raw(mac, self.enrollment(mac).server_url, results.CONTENT_TYPE, report, **more)
-
-    async def raw_check_in(self, mac: MacHandle, message: Mapping[str, Any] | bytes, **more: Any) -> Response | None:
-        """PUT a check-in message to the server as this Mac, on a connection of its own; see ``raw``."""
-        return await self.raw(mac, self.enrollment(mac).check_in_url, checkin.CONTENT_TYPE, message, **more)
-
-    async def raw(
-        self,
-        mac: MacHandle,
-        url: str,
-        content_type: str,
-        message: Mapping[str, Any] | bytes,
-        *,
-        identity: Identity | None = None,
-        anonymous: bool = False,
-        signed: bytes | None = None,
-        headers: Mapping[str, str | None] | None = None,
-        resumption: Resumption | None = None,
-        says: str = "",
-    ) -> Response | None:
-        """PUT a message; returns the response, None where the connection breaks first. It is recorded as ``raw``.
-
-        ``identity`` replaces the Mac's own in TLS and signature, ``signed`` is what the signature is over instead of
-        the message, ``headers`` replace the usual ones (None: without this one). ``anonymous`` is without certificate
-        and signature. With ``resumption`` the TLS session may be that of the raw request before with the same one, and
-        the note ``resumed`` says whether it is. ``says`` is kept as ``message_type`` of the record: the word by which a
-        check finds it.
-        """
-        enrollment = self.enrollment(mac)
-        body = message if isinstance(message, bytes) else plists.dump_xml(message)
-        shown = enrollment if identity is None else replace(enrollment, identity=identity)
-        if anonymous:
-            shown = replace(shown, sign_message=False)
-        usual = message_headers(shown, content_type, body if signed is None else signed)
-        sent = {name: value for name, value in {**usual, **(headers or {})}.items() if value is not None}
-        environment = mac.group.fleet.environment
-        by = None if anonymous else shown.identity
-
-        def connection(origin: Origin) -> Any:
-            return environment.connection(mac.mac, origin, by, enrollment.anchors, enrollment.server_pins, resumption)
-
-        connections = Connections(connection)
-        since, before = environment.now(), environment.contexts.handshakes_resumed
-        response, error = None, ""
+    async def bounded(self, waiting: Deferred[ValueT], what: str, *, seconds: float | None = None) -> ValueT:
+        """Await a Deferred for at most ``seconds``, by default ``patience``; ``what`` is a clause. Raises Waited."""
         try:
-            response = await self._bounded(
-                Deferred.fromCoroutine(ask(connections, "PUT", url, sent, body)), "the server answers"
-            )
-        except PeerError as broke:
-            error = str(broke)
-        finally:
-            connections.close()
-        exchange = HTTPExchange(
-            at=since.wall,
-            seconds=environment.now().ticks - since.ticks,
-            device=mac.index,
-            udid=mac.udid,
-            kind="raw",
-            method="PUT",
-            url=without_query(url),
-            request=body,
-            request_headers=sent,
-            status=None if response is None else response.status,
-            response=b"" if response is None else response.body,
-            response_headers={} if response is None else response.headers,
-            error=error,
-            message_type=says,
-        )
-        self.service.parts.exchanges.add(exchange)
-        if resumption is not None:
-            self.recorder.note("resumed", udid=mac.udid, resumed=environment.contexts.handshakes_resumed > before)
-        return response
-
-    async def handshake(self, mac: MacHandle, url: str, offer: Offer, *, says: str) -> Agreed:
-        """One TLS handshake with the server of ``url``, without a request; recorded with ``says``."""
-        origin, _target = split_url(url)
-        work = deferToThread(handshake, origin.host, origin.port, offer, self.patience)
-        agreed = await self._bounded(work, "the handshake ends", seconds=2 * self.patience)
-        self.recorder.tls(mac.udid, f"{origin.host}:{origin.port}", says, offer, agreed)
-        return agreed
-
-    def enrollment(self, mac: MacHandle) -> Enrollment:
-        """The enrollment of a Mac, with its identity. Raises CannotProvoke for one that is not enrolled."""
-        enrollment = mac.client.device.enrollment
-        if enrollment is None:
-            raise CannotProvoke(f"Expected {mac.udid} to be enrolled, found that it is not.")
-        return enrollment
+            return await within(waiting, seconds or self.patience, self._reactor, self.service.parts.stalls)
+        except OutOfTime:
+            self.recorder.note("waited", what=what)
+            raise Waited(f"Expected that {what} within {self.patience:g} s, found that it did not.") from None
 
     # Parts.
 
@@ -439,7 +332,7 @@ class Stage:
         """
         facts: dict[str, Any] = {"udid": queued.mac.udid, "request_type": queued.request_type, "by_server": by_server}
         try:
-            answer = await self._bounded(asked, "the server's API answers")
+            answer = await self.bounded(asked, "the server's API answers")
         except LomAgentError as error:
             self.recorder.note("refused", **facts, command_uuid=queued.command_uuid, error=str(error)[:500])
             raise
@@ -448,12 +341,5 @@ class Stage:
         if self.gateway is None and queued.mac.client.enrolled:
             queued.mac.client.wake()
         elif self.gateway is not None and self._server is not None and not self._server.pushes_on_enqueue:
-            await self._bounded(self._server.push(queued.mac.udid), "the server's API answers to a push")
+            await self.bounded(self._server.push(queued.mac.udid), "the server's API answers to a push")
         return replace(queued, command_uuid=command_uuid)
-
-    async def _bounded(self, waiting: Deferred[ValueT], what: str, *, seconds: float | None = None) -> ValueT:
-        try:
-            return await within(waiting, seconds or self.patience, self._reactor, self.service.parts.stalls)
-        except OutOfTime:
-            self.recorder.note("waited", what=what)
-            raise Waited(f"Expected that {what} within {self.patience:g} s, found that it did not.") from None

@@ -9,10 +9,10 @@ from enum import StrEnum
 
 from twisted.logger import Logger
 
-from agent.conform.evidence import Evidence
-from agent.conform.requirement import Finding, Level, Outcome, Requirement, not_tested
-from agent.conform.trace import ExchangeRecord, ProbeRecord, Record, Trace
-from agent.conform.waivers import Waiver
+from agent.conform.trace.evidence import Evidence
+from agent.conform.trace.records import ExchangeRecord, ProbeRecord, Record, Trace
+from agent.conform.verdicts.requirement import Finding, Level, Outcome, Requirement, not_tested
+from agent.conform.verdicts.waivers import Waiver
 
 _log = Logger()
 _ENROLLING = (("checkin", "Authenticate"), ("checkin", "TokenUpdate"))

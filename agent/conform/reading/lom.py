@@ -9,10 +9,10 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
-from agent.conform.bodies import certificates_of
-from agent.conform.evidence import DeliveredCommand, Evidence, SentProfile
-from agent.conform.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.conform.trace import MacRecord
+from agent.conform.trace.bodies import certificates_of
+from agent.conform.trace.evidence import DeliveredCommand, Evidence, SentProfile
+from agent.conform.trace.records import MacRecord
+from agent.conform.verdicts.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
 from agent.pki.certificates import CertificateError
 
 GUIDE = "Apple Platform Deployment, Use lights-out management on Mac computers"

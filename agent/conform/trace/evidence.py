@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.conform.bodies import plain
-from agent.conform.trace import ExchangeRecord, MacRecord, NoteRecord, PushRecord, Record, TLSRecord
+from agent.conform.trace.bodies import plain
+from agent.conform.trace.records import ExchangeRecord, MacRecord, NoteRecord, PushRecord, Record, TLSRecord
 
 
 @dataclass(frozen=True, slots=True)

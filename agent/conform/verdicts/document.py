@@ -12,9 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from agent import __version__
-from agent.conform.judge import Judged, Judgement, Waived
-from agent.conform.requirement import Requirement
-from agent.conform.trace import ExchangeRecord, NoteRecord, PushRecord, ServerFacts, TLSRecord, Trace
+from agent.conform.trace.records import ExchangeRecord, NoteRecord, PushRecord, ServerFacts, TLSRecord, Trace
+from agent.conform.verdicts.judge import Judged, Judgement, Waived
+from agent.conform.verdicts.requirement import Requirement
 
 SCHEMA = "lom-agent conformance report"
 VERSION = 1

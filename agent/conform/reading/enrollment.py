@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.conform.evidence import Evidence, SentProfile
-from agent.conform.requirement import Check, Finding, Level, Requirement, Source, not_tested, passed
+from agent.conform.trace.evidence import Evidence, SentProfile
+from agent.conform.verdicts.requirement import Check, Finding, Level, Requirement, Source, not_tested, passed
 from agent.profiles.profile import OVER_THE_AIR_TYPE
 
 FETCH = "enrollment-fetch"  # the probe of most

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from agent.conform.evidence import Evidence
+    from agent.conform.trace.evidence import Evidence
 
 
 class Level(StrEnum):

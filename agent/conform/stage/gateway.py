@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from agent.conform.recorder import Recorder, RecordingRouter
+from agent.conform.trace.recorder import Recorder, RecordingRouter
 from agent.lab.server import LabServer
 from agent.load.gateway import APNsPlan, PushGateway
 from agent.net.apns.behaviour import PushBehaviour

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agent.conform.evidence import Evidence, SentProfile
-from agent.conform.trace import ExchangeRecord
+from agent.conform.trace.evidence import Evidence, SentProfile
+from agent.conform.trace.records import ExchangeRecord
 
 PAYLOAD = "com.apple.security.scep"
 NO_PAYLOAD = "The enrollment profile has no SCEP payload."

@@ -1,9 +1,9 @@
 """The trace of a conformance run: typed records, and the file of them (JSON Lines). No requirement sees anything else.
 
 The first line is a Header; every other line is one record with ``type``, ``number`` (from 1, in the order in which the
-records were made) and ``probe``. Bodies are as `agent.conform.bodies` keeps them: no secret is in the file. A file with
-another format or a higher version is refused, and one in which a record is missing or twice. New record types and new
-fields may come without a new version.
+records were made) and ``probe``. Bodies are as `agent.conform.trace.bodies` keeps them: no secret is in the file. A
+file with another format or a higher version is refused, and one in which a record is missing or twice. New record types
+and new fields may come without a new version.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from agent import __version__
-from agent.conform.bodies import Body
+from agent.conform.trace.bodies import Body
 from agent.errors import OperatorError
 from agent.files import open_private, read_file
 from agent.measure.exchanges import Kind
@@ -147,7 +147,7 @@ class PushRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="pus
 
 
 class TLSRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="tls"):
-    """A TLS handshake that a probe did (`agent.conform.handshakes`); no request followed."""
+    """A TLS handshake that a probe did (`agent.conform.stage.handshakes`); no request followed."""
 
     number: int
     probe: str

@@ -1,0 +1,1 @@
+"""What checks and probes of one area share: how profiles, LOM commands, SCEP and sessions are read. No I/O."""
