@@ -128,6 +128,20 @@ from agent.fleet.population import DEFAULT_SEED
     help="How long after NotNow a Mac opens a session by itself.",
 )
 @click.option(
+    "--tls-floor",
+    type=click.Choice(["apple-2026", "warn", "off"]),
+    default="warn",
+    show_default=True,
+    help="What Macs with macOS 27 or later do about a server below the TLS that Apple asks for from 2026 on.",
+)
+@click.option(
+    "--per-user-connections",
+    type=click.Choice(["required", "optional"]),
+    metavar="WORD",
+    help="Whether a Mac with macOS 15.1 or later refuses an enrollment profile without the server capability "
+    "com.apple.mdm.per-user-connections: required or optional.  [default: required]",
+)
+@click.option(
     "--poll",
     type=click.FloatRange(min=0.01),
     metavar="SECONDS",

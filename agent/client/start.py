@@ -50,6 +50,10 @@ class Start(TypedDict, total=False):
     """How long an orderly shutdown takes; SHUTDOWN where it is missing."""
     not_now_retry: float
     """Seconds after NotNow until a Mac opens a session by itself; NOT_NOW_RETRY_SECONDS where it is missing."""
+    tls_floor: Literal["apple-2026", "warn", "off"]
+    """What those with macOS 27 or later do about a server below the TLS that Apple asks for."""
+    per_user_connections: Literal["required", "optional"]
+    """Whether they refuse an enrollment profile without the server capability com.apple.mdm.per-user-connections."""
     state: File
     """The file that keeps the Macs: a service that is started with it again goes on with them."""
     poll: float

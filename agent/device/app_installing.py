@@ -35,6 +35,11 @@ def install_queued_apps(device: Device) -> Steps[list[str]]:
             installed = None
             name = app.identifier or app.manifest_url or "of a manifest"
             failures.append(f"the app {name[:200]} is not installed: {error}")
+        present = device.system.app(app.identifier if installed is None else installed.identifier)
+        if present is not None and present.declared:  # which became known with the manifest
+            device.system = device.system.without_app(app)
+            failures.append(f"the app {present.identifier[:200]} is not installed: a declaration manages it")
+            continue
         if app not in device.system.apps:  # removed meanwhile, with the enrollment or by a command
             continue
         device.system = _failed(device.system, app) if installed is None else device.system.with_app(installed, app)

@@ -37,16 +37,25 @@ _HARDWARE: Mapping[str, tuple[str, str]] = {
     "Mac15,14": ("J575dAP", "MU973LL/A"),
 }
 
+
+def _last_scan(device: Device) -> datetime:
+    """When the Mac looked for updates last."""
+    at = device.system.scanned_at
+    return _LAST_SCAN if at is None else datetime.fromtimestamp(at, UTC).replace(tzinfo=None)
+
+
 # By key of the schema: the function that returns its value; None where this Mac does not have the key.
 QUERIES: Mapping[str, Value] = {
     "AwaitingConfiguration": lambda device: device.settings.awaiting_configuration,
     "MDMOptions": lambda device: dict(device.settings.mdm_options),
-    "OrganizationInfo": lambda device: dict(device.settings.organization_info) or None,
+    "OrganizationInfo": lambda device: (
+        {key: value for key, value in device.settings.organization_info.items() if isinstance(value, str)} or None
+    ),
     "ProvisioningUDID": lambda device: device.mac.provisioning_udid,
     "SoftwareUpdateDeviceID": lambda device: _HARDWARE[device.mac.model][0],
     "UDID": lambda device: device.mac.udid,
     "IsSupervised": lambda _: True,
-    "ActiveManagedUsers": lambda _: [],
+    "ActiveManagedUsers": lambda device: [] if device.user is None else device.user.managed_ids,
     "AutoSetupAdminAccounts": lambda device: [
         {"GUID": user.guid, "shortName": user.name} for user in users_of(device) if user.automatic
     ],
@@ -64,9 +73,9 @@ QUERIES: Mapping[str, Value] = {
     "Model": lambda device: device.mac.model,
     "ModelName": lambda device: device.mac.model_name,
     "ModelNumber": lambda device: _HARDWARE[device.mac.model][1] if device.mac.apple_silicon else None,
-    "OSUpdateSettings": lambda _: {
+    "OSUpdateSettings": lambda device: {
         "IsDefaultCatalog": True,
-        "PreviousScanDate": _LAST_SCAN,
+        "PreviousScanDate": _last_scan(device),
         "PerformPeriodicCheck": True,
         "AutoCheckEnabled": True,
         "BackgroundDownloadEnabled": True,
@@ -101,6 +110,9 @@ def device_information(device: Device, queries: Iterable[str], channel: str = DE
             continue
         right = query_right(key)
         found = value(device) if right is None or device.allows(right) else None
+        if isinstance(found, dict):  # a server can set keys that are not in the schema; they are not shown
+            known = answer_keys("DeviceInformation", f"QueryResponses/{key}", release, channel)
+            found = {name: each for name, each in found.items() if name in known}
         if found is not None:
             answers[key] = found
     return answers

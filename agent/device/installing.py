@@ -15,6 +15,7 @@ from agent.device.mac import Device, UnfinishedEnrollment
 from agent.device.steps import CheckIn, ObtainIdentity, Steps
 from agent.errors import PeerError
 from agent.mdm import checkin
+from agent.mdm.facts import of_kind
 from agent.pki.identity import Identity
 from agent.pki.names import ascii_upper
 from agent.pki.scep.errors import SCEPError
@@ -24,6 +25,7 @@ from agent.profiles.enrollment import (
     BOOTSTRAP_CAPABILITY,
     MDM,
     Enrollment,
+    check_per_user,
     check_update,
     enrollment_of,
     enrollment_terms_of,
@@ -44,7 +46,10 @@ def enrollment_steps(device: Device, blob: bytes) -> Steps[Profile]:
     """
     profile = expand(read_profile(blob, device.warn), device.profile_variables)
     store = ProfileStore()
-    enrollment_terms_of(profile)
+    terms = enrollment_terms_of(profile)
+    warning = check_per_user(terms, device.mac.os_version, device.per_user_connections)
+    if warning:
+        device.warn(warning)
     store.check(profile)
     identities = yield from _obtain_identities(device, profile)
     enrollment = enrollment_of(profile, identities)
@@ -80,13 +85,13 @@ def check_out_steps(udid: str, enrollment: Enrollment) -> Steps[None]:
 
 
 def _check_in_messages(device: Device, enrollment: Enrollment) -> list[dict[str, Any]]:
-    mac = device.mac
+    mac, awaiting = device.mac, device.settings.awaiting_configuration
     messages = [
         checkin.authenticate(device.announcement, enrollment.topic),
-        checkin.token_update(mac.udid, enrollment.topic, mac.push_token, mac.push_magic),
+        checkin.token_update(mac.udid, enrollment.topic, device.push_token, device.push_magic, awaiting=awaiting),
     ]
     if BOOTSTRAP_CAPABILITY in enrollment.capabilities:
-        messages.append(checkin.set_bootstrap_token(mac.udid, enrollment.topic, mac.bootstrap_token))
+        messages.append(checkin.set_bootstrap_token(mac.udid, enrollment.topic, mac.bootstrap_token, awaiting=awaiting))
     return messages
 
 
@@ -97,6 +102,7 @@ def install_profile(device: Device, blob: bytes, source: str = "") -> Steps[Prof
     """
     profile = expand(read_profile(blob, device.warn), device.profile_variables)
     try:
+        _check_channel(profile, device.channel)
         renews = profile.of_type(MDM) is not None
         if renews:
             _check_renewal(device, profile)
@@ -116,6 +122,14 @@ def install_profile(device: Device, blob: bytes, source: str = "") -> Steps[Prof
     if enrollment is not None:
         device.enrollment = enrollment
     return profile
+
+
+def _check_channel(profile: Profile, channel: str) -> None:
+    """Check that each payload may be installed on this channel. Raises ProfileError. Unknown payloads may."""
+    known = of_kind("payload")
+    for payload in profile.payloads:
+        if payload.payload_type in known and not known[payload.payload_type].fact.is_on(channel):
+            raise malformed(f"a {payload.payload_type} payload may not be installed on the {channel} channel")
 
 
 def remove_profile(device: Device, identifier: str) -> None:

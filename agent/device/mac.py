@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.device.ddm.declared import Declared
 from agent.device.names import local_host_name_of
@@ -28,7 +28,11 @@ from agent.mdm.session import REFUSED_RETRIES, Session, State
 from agent.mdm.timing import DEFAULT_TIMING, Timing
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment
+from agent.profiles.policy import PerUserConnections
 from agent.profiles.store import ProfileStore
+
+if TYPE_CHECKING:
+    from agent.device.user_channel import UserDevice
 
 _MAX_WARNING = 400  # characters of one warning
 _MAX_WARNINGS = 20  # per profile or command; our limit, against hostile input
@@ -82,6 +86,8 @@ class Device:
     updates now, from its command or empty; None otherwise.
     ``declared`` has its declarations and what it reported of its status. ``left_at`` is the time of
     unenrollment, in seconds since the epoch; None while the Mac is enrolled, and before its first enrollment.
+    ``user`` is the Mac on its user channel; None where nobody is logged in.
+    ``per_user_connections`` is whether it refuses an enrollment profile without that server capability.
     """
 
     __slots__ = (
@@ -99,6 +105,7 @@ class Device:
         "left_at",
         "mac",
         "not_now",
+        "per_user_connections",
         "power",
         "profiles",
         "relaying",
@@ -107,6 +114,7 @@ class Device:
         "synchronising",
         "update",
         "update_seconds",
+        "user",
     )
 
     def __init__(
@@ -123,15 +131,18 @@ class Device:
         timing: Timing = DEFAULT_TIMING,
         refused_retries: int = REFUSED_RETRIES,
         not_now: Callable[[], bool] | None = None,
+        per_user_connections: PerUserConnections = "required",
         chances: tuple[Chance, ...] = (),
     ) -> None:
         self.chances = chances
         self.attestation: Attestation | None = None
         self.enrolling: UnfinishedEnrollment | None = None
         self.synchronising: bytes | None = None
+        self.user: UserDevice | None = None
         self.mac = mac
         self.dialect = dialect
         self.not_now = not_now
+        self.per_user_connections = per_user_connections
         self.power = PowerMachine(boot_seconds, shutdown_seconds=shutdown_seconds, choices=power_choices)
         self.profiles = ProfileStore()
         self.settings = Settings()
@@ -161,15 +172,6 @@ class Device:
         )
 
     @property
-    def system(self) -> SystemState:
-        """What commands changed beside profiles and settings."""
-        return self._system or FACTORY
-
-    @system.setter
-    def system(self, state: SystemState) -> None:
-        self._system = None if state == FACTORY else state
-
-    @property
     def channel(self) -> str:
         """The name of the channel that it stands for: ``device`` or ``user``."""
         return "device"
@@ -183,6 +185,28 @@ class Device:
     def push_magic(self) -> str:
         """The PushMagic of its channel."""
         return self.mac.push_magic
+
+    @property
+    def channel_facts(self) -> Mapping[str, str]:
+        """What a record says about its channel: nothing for the device channel."""
+        return {}
+
+    def check_in_keys(self, _message_type: str) -> Mapping[str, Any]:
+        """The keys that its channel adds to a check-in message of this type."""
+        return {}
+
+    def addressed(self, report: bytes) -> bytes:
+        """A report, with the keys that its channel adds."""
+        return report
+
+    @property
+    def system(self) -> SystemState:
+        """What commands changed beside profiles and settings."""
+        return self._system or FACTORY
+
+    @system.setter
+    def system(self, state: SystemState) -> None:
+        self._system = None if state == FACTORY else state
 
     @property
     def identities(self) -> Iterator[Identity]:
@@ -259,6 +283,8 @@ class Device:
         self.relaying = False
         self.session.forget()
         self.drop_follow_ups()
+        if self.user is not None:
+            self.user.forget_enrollment()
 
     def erase(self) -> None:
         """Reset the Mac to its factory state."""

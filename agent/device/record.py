@@ -31,6 +31,7 @@ from agent.device.steps import (
     UpdateSoftware,
 )
 from agent.device.system import FACTORY, SystemState
+from agent.device.user_channel import UserDevice
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.power import PowerRecord, SystemRequest
 from agent.lom.recent_answers import AnswerRecord
@@ -71,6 +72,8 @@ class EnrollmentRecord(_Record, frozen=True):
     sign_message: bool = False
     check_out_when_removed: bool = False
     capabilities: tuple[str, ...] = ()
+    assigned_managed_apple_id: str = ""
+    enrollment_mode: str = ""
 
 
 class ProfileRecord(_Record, frozen=True):
@@ -136,6 +139,16 @@ class AttestationRecord(_Record, frozen=True):
     nonce: bytes = b""
 
 
+class AccountRecord(_Record, frozen=True):
+    """The logged-in user, and what the server installed on the user channel."""
+
+    network: bool = False
+    managed: bool | None = None
+    auth_token: str = ""
+    installed: InstalledRecord = InstalledRecord()
+    declared: Declared | None = None
+
+
 class DeviceRecord(_Record, frozen=True):
     """What changes rarely: the enrollment and what is installed and set."""
 
@@ -155,6 +168,8 @@ class DeviceRecord(_Record, frozen=True):
     attestation: AttestationRecord | None = None
     release: tuple[str, str] | None = None
     """Version and build of macOS; None in records of before updates."""
+    user: AccountRecord | None = None
+    """None where nobody is logged in."""
 
 
 class ActivityRecord(_Record, frozen=True):
@@ -167,6 +182,7 @@ class ActivityRecord(_Record, frozen=True):
     deferred_requests: tuple[tuple[str, str], ...] = ()
     synchronising: bytes | None = None
     update: Update | None = None
+    user_session: SessionRecord | None = None
     drawn: tuple[int, ...] = ()
     """How many numbers each of ``Device.chances`` has drawn."""
 
@@ -192,6 +208,7 @@ def device_record(device: Device) -> bytes:
             if attested is None
             else AttestationRecord(chain=attested.chain, nonce=attested.nonce, at=attested.at),
             release=(device.mac.os_version, device.mac.build_version),
+            user=None if device.user is None else _account_record(device.user, writer),
             certificates=tuple(writer.certificates),
             identities=tuple(writer.identities),
         )
@@ -209,6 +226,7 @@ def activity_record(device: Device, now: float) -> ActivityRecord:
         deferred_requests=deferred,
         synchronising=device.synchronising,
         update=device.update,
+        user_session=None if device.user is None else device.user.session.record(now),
         drawn=tuple(chance.count for chance in device.chances),
     )
 
@@ -231,6 +249,7 @@ def restore_device(device: Device, octets: bytes) -> None:
     device.attestation = None if attested is None else Attestation(attested.chain, attested.nonce, attested.at)
     if record.release is not None:
         device.mac = device.mac.with_release(*record.release)
+    _restore_account(device, record.user, reader)
 
 
 def restore_activity(device: Device, record: ActivityRecord, now: float) -> None:
@@ -240,8 +259,30 @@ def restore_activity(device: Device, record: ActivityRecord, now: float) -> None
     device.schedule(map(_follow_up, record.follow_ups), record.deferred_requests, record.answers, now)
     device.synchronising = record.synchronising
     device.update = record.update
+    if device.user is not None and record.user_session is not None:
+        device.user.session.resume(record.user_session, now)
     for chance, count in zip(device.chances, record.drawn, strict=False):
         chance.count = count
+
+
+def _account_record(user: UserDevice, writer: _Writer) -> AccountRecord:
+    return AccountRecord(
+        network=user.account.network,
+        managed=user.managed,
+        auth_token=user.auth_token,
+        installed=writer.installed(user.profiles),
+        declared=user.declared if user.declared.in_use else None,
+    )
+
+
+def _restore_account(device: Device, record: AccountRecord | None, reader: _Reader) -> None:
+    """Restore the user channel of a Mac on which a user is logged in, by its settings."""
+    user = device.user
+    if user is None or record is None or record.network != user.account.network:
+        return
+    user.managed, user.auth_token = record.managed, record.auth_token
+    user.profiles = reader.installed(record.installed)
+    user.declared = record.declared or Declared()
 
 
 class _Writer:
@@ -338,6 +379,8 @@ class _Reader:
             sign_message=record.sign_message,
             check_out_when_removed=record.check_out_when_removed,
             capabilities=record.capabilities,
+            assigned_managed_apple_id=record.assigned_managed_apple_id,
+            enrollment_mode=record.enrollment_mode,
         )
 
     def installed(self, record: InstalledRecord) -> ProfileStore:

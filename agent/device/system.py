@@ -38,6 +38,8 @@ class App(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, k
     version: str = ""
     size: int = 0
     managed: bool = False
+    declared: bool = False
+    """Whether a declaration manages it; commands then leave it alone."""
     flags: int = 0
     configuration: bytes = b""
     """A property list, or empty."""
@@ -58,6 +60,8 @@ class User(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, 
     guid: str
     administrator: bool = False
     logged_in: bool = False
+    mobile: bool = False
+    """Of a directory service."""
     secure_token: bool = False
     hidden: bool = False
     automatic: bool = False
@@ -125,6 +129,8 @@ class SystemState(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     remote_desktop: bool = False
     content_caching: bool = False
     bluetooth: bool = True
+    scanned_at: float | None = None
+    """When a command had the Mac look for updates last, in seconds since the epoch."""
     log_collection: LogCollection | None = None
 
     def app(self, identifier: str) -> App | None:
@@ -132,9 +138,9 @@ class SystemState(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
         return next((app for app in self.apps if app.identifier == identifier), None)
 
     def managed_app(self, identifier: str) -> App | None:
-        """The managed app with this identifier, or None."""
+        """The app with this identifier that commands manage, or None."""
         app = self.app(identifier)
-        return app if app is not None and app.status == MANAGED else None
+        return app if app is not None and app.status == MANAGED and not app.declared else None
 
     def with_app(self, app: App, instead_of: App | None = None) -> SystemState:
         """The same with ``app`` in the place of another version of it, and of ``instead_of``."""
@@ -150,7 +156,7 @@ class SystemState(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 
         Source: commands/application.install.yaml, ManagementFlags; commands/passcode.recovery.set.yaml.
         """
-        kept = [replace(app, managed=False, status=INSTALLED) for app in self.apps if _stays(app)]
+        kept = [replace(app, managed=False, declared=False, status=INSTALLED) for app in self.apps if _stays(app)]
         return replace(
             self,
             apps=tuple(kept),

@@ -1,9 +1,9 @@
-"""The local accounts of a Mac. Its factory state has one administrator, whom Setup Assistant made."""
+"""The accounts of a Mac: an administrator, whom Setup Assistant made, and the user who is logged in, if any."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -13,19 +13,36 @@ from agent.device.mac import Device
 from agent.device.system import User
 from agent.fleet.derivation import uuid_text
 
+if TYPE_CHECKING:
+    from agent.device.user_channel import Account
+
 FIRST_UID = 501  # of the first account on a Mac
 _ADMINISTRATOR = ("admin", "Administrator")
 
 
 def users_of(device: Device) -> tuple[User, ...]:
-    """The local accounts. Nobody is logged in."""
+    """The accounts. The user of the user channel is logged in, and nobody else is."""
     users = device.system.users
-    return (_made(device, *_ADMINISTRATOR, FIRST_UID, secure_token=True),) if users is None else users
+    if users is None:
+        users = (_made(device, *_ADMINISTRATOR, FIRST_UID, secure_token=True),)
+    return users if device.user is None else (*users, _logged_in(device.user.account, users))
 
 
 def set_users(device: Device, users: Iterable[User]) -> None:
-    """Replace the local accounts."""
-    device.system = replace(device.system, users=tuple(users))
+    """Replace the accounts, except that of the user who is logged in."""
+    device.system = replace(device.system, users=tuple(user for user in users if not user.logged_in))
+
+
+def _logged_in(account: Account, others: tuple[User, ...]) -> User:
+    return User(
+        name=account.short_name,
+        full_name=account.long_name,
+        uid=FIRST_UID + len(others),
+        guid=account.user_id,
+        logged_in=True,
+        mobile=account.network,
+        secure_token=True,
+    )
 
 
 def finish_setup_assistant(device: Device) -> None:

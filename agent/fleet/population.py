@@ -21,6 +21,7 @@ from agent.lom.addresses import AddressError, link_local_from_mac, mac_from_link
 from agent.pki.names import ascii_lower, ascii_upper
 
 MAX_DEVICES = 10_000_000  # our limit; the number of unique values is far greater
+USER_CHANNEL = 1 << 30  # is added to the index of a Mac for the number of its user channel; above MAX_DEVICES
 DEFAULT_SEGMENT_SIZE = 10  # devices; our choice
 DEFAULT_SEED = "lom-agent"  # our choice
 SERIAL_CHARACTERS_A_MAC = 10  # of a serial number, after the model's prefix
@@ -86,6 +87,21 @@ class Mac:
     def push_magic(self) -> str:
         """An upper-case UUID; PushMagic in TokenUpdate."""
         return uuid_text(self.source.digest(b"push magic", self.index)[:16], 4)
+
+    @property
+    def user_id(self) -> str:
+        """The GUID of the user who may be logged in; UserID on the user channel."""
+        return uuid_text(self.source.digest(b"user id", self.index)[:16], 4)
+
+    @property
+    def user_push_token(self) -> bytes:
+        """32 bytes, unique; Token in TokenUpdate of the user channel."""
+        return self.source.push_token(USER_CHANNEL + self.index)
+
+    @property
+    def user_push_magic(self) -> str:
+        """PushMagic in TokenUpdate of the user channel."""
+        return uuid_text(self.source.digest(b"user push magic", self.index)[:16], 4)
 
     @property
     def bootstrap_token(self) -> bytes:
@@ -256,8 +272,16 @@ class Population:
         return index if index is not None and index < self.devices and self[index].dns_name == dns_name else None
 
     def index_of_token(self, token: bytes) -> int | None:
-        """The index of the Mac with this push token, or None."""
-        return self._source.token_index(token, range(self.devices))
+        """The index of the Mac with this push token, on either channel; None for an unknown token."""
+        number = self.channel_of_token(token)
+        return None if number is None else number % USER_CHANNEL
+
+    def channel_of_token(self, token: bytes) -> int | None:
+        """The index of the Mac with this push token, plus USER_CHANNEL if it is that of the user channel; or None."""
+        number = self._source.token_index(token, range(self.devices))
+        if number is None:
+            number = self._source.token_index(token, range(USER_CHANNEL, USER_CHANNEL + self.devices))
+        return number
 
     def chance(self, purpose: bytes) -> Chance:
         """A sequence of random numbers for the whole fleet; ``purpose`` is at most 16 bytes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import plistlib
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -30,8 +30,10 @@ from agent.device.steps import (
     UpdateSoftware,
     advance,
 )
+from agent.device.system import MANAGED, App, SystemState
 from agent.device.updating import advance as update_due
 from agent.device.updating import start_update
+from agent.device.user_channel import Account, UserDevice
 from agent.device.users import users_of
 from agent.errors import CutShort, PeerError
 from agent.fleet.population import Population
@@ -40,6 +42,7 @@ from agent.lom.requests import Dialect
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
 from agent.mdm.commands import Command
 from agent.mdm.results import Result, Status
+from agent.mdm.session import Session
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import Authority, Usage
 
@@ -266,6 +269,27 @@ def test_bad_parameters_of_apps(request_type: str, body: dict[str, Any], expecte
     assert device.system.apps == ()
 
 
+def test_commands_leave_an_app_that_a_declaration_manages_alone() -> None:
+    device = mac()
+    declared = App(identifier=APP, status=MANAGED, managed=True, declared=True)
+    device.system = SystemState(apps=(declared,))
+    assert code(run(device, "InstallApplication", Identifier=APP)) == 12025
+    assert code(run(device, "InstallEnterpriseApplication", Manifest=manifest())) == 12025
+    assert code(run(device, "RemoveApplication", Identifier=APP)) == 12036
+    assert managed(device) == {}
+    assert good(device, "ManagedApplicationConfiguration", Identifiers=[APP]) == {"ApplicationConfigurations": []}
+    assert installed(device, ManagedAppsOnly=True) == []
+    assert installed(device, Identifiers=[APP]) == [APP]
+    item = {"Item": "ApplicationConfiguration", "Identifier": APP, "Configuration": {"a": 1}}
+    (answer,) = good(device, "Settings", Settings=[item])["Settings"]
+    assert answer["ErrorChain"][0]["ErrorCode"] == 12029
+    good(device, "InstallEnterpriseApplication", ManifestURL="https://apps.invalid/m.plist")
+    files = {"https://apps.invalid/m.plist": plistlib.dumps(manifest()), "https://apps.invalid/tool.pkg": PACKAGE}
+    (failure,) = install(device, files)
+    assert "a declaration manages it" in failure
+    assert device.system.apps == (declared,)
+
+
 def test_settings_of_apps_and_bluetooth_need_their_own_rights() -> None:
     device = mac()
     good(device, "InstallApplication", Identifier=APP, InstallAsManaged=True)
@@ -449,6 +473,23 @@ def test_users_are_deleted_but_not_the_last_administrator() -> None:
     assert [user["UserName"] for user in good(device, "UserList")["Users"]] == ["admin"]
 
 
+@pytest.mark.parametrize("network", [True, False])
+def test_the_user_of_the_user_channel_is_logged_in(network: bool) -> None:
+    device = mac()
+    device.user = UserDevice(device, Account.of(device.mac, network=network), Session(device.mac.udid, lambda: 0.0))
+    _, user = good(device, "UserList")["Users"]
+    name = device.user.account.short_name
+    assert (user["UserName"], user["UserGUID"], user["UID"]) == (name, device.user.account.user_id, 502)
+    assert (user["IsLoggedIn"], user["MobileAccount"]) == (True, network)
+    assert code(run(device, "DeleteUser", UserName=name)) == 12072
+    second = replace(users_of(device)[0], name="second", uid=502)
+    device.system = replace(device.system, users=(users_of(device)[0], second))
+    good(device, "DeleteUser", UserName="second")
+    assert [each["UserName"] for each in good(device, "UserList")["Users"]] == ["admin", name]
+    good(device, "RestartDevice", NotifyUser=True)
+    assert device.take_follow_ups() == []
+
+
 HASH = plistlib.dumps({"SALTED-SHA512-PBKDF2": {"entropy": b"e", "salt": b"s", "iterations": 30_000}})
 
 
@@ -576,6 +617,8 @@ def test_updates_are_offered_scheduled_and_followed() -> None:
     assert minor["ProductKey"] == "MSU_UPDATE_24F74_patch_15.5_minor"
     assert all(offer["IsMajorOSUpdate"] for version, offer in offers.items() if version != "15.5")
     assert good(device, "ScheduleOSUpdateScan", Force=True) == {"ScanInitiated": True}
+    settings = good(device, "DeviceInformation", Queries=["OSUpdateSettings"])["QueryResponses"]["OSUpdateSettings"]
+    assert settings["PreviousScanDate"] == datetime.fromtimestamp(NOON, UTC).replace(tzinfo=None)
     assert good(device, "OSUpdateStatus") == {"OSUpdateStatus": []}
     key = minor["ProductKey"]
     updates = [

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agent.device.answering import OfflineMac
 from agent.device.applications import installed_applications
 from agent.device.commands import carry_out
+from agent.device.ddm.status import NoStatus, status_value
 from agent.device.information import QUERIES, device_information, security_information
 from agent.device.mac import Device
 from agent.device.names import local_host_name_of
@@ -49,6 +50,12 @@ def test_numbers_of_a_mac_fit_its_chip(model: str) -> None:
     else:
         assert re.fullmatch("0000[0-9A-F]{4}-00[0-9A-F]{14}", answer["ProvisioningUDID"])
         assert answer["ModelNumber"].endswith("LL/A")
+
+
+def test_status_has_no_model_number_of_an_intel_mac() -> None:
+    assert status_value(device("26.5"), "device.model.number").endswith("LL/A")
+    with pytest.raises(NoStatus):
+        status_value(device("26.5", INTEL), "device.model.number")
 
 
 def test_push_token_is_not_on_the_device_channel() -> None:
@@ -119,6 +126,23 @@ def test_setting_without_its_name_is_malformed(item: dict[str, Any]) -> None:
     assert result["Status"] == "Error"
     assert [error["ErrorCode"] for error in result["ErrorChain"]] == [12008]
     assert "Item" not in result
+
+
+def test_keys_that_are_not_in_the_schema_are_not_shown() -> None:
+    mac = device()
+    organization = {"OrganizationName": "Example", "OrganizationPhone": 7, "Motto": "Go"}
+    options = {"BootstrapTokenAllowed": True, "Fly": True}
+    apply_settings(
+        mac,
+        [
+            {"Item": "OrganizationInfo", "OrganizationInfo": organization},
+            {"Item": "MDMOptions", "MDMOptions": options},
+        ],
+    )
+    assert asked(mac, "OrganizationInfo", "MDMOptions") == {
+        "OrganizationInfo": {"OrganizationName": "Example"},
+        "MDMOptions": {"BootstrapTokenAllowed": True},
+    }
 
 
 @pytest.mark.parametrize("item", ["DeviceName", "HostName", "MDMOptions", "OrganizationInfo"])

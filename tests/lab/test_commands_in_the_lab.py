@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import plistlib
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from stack import Stack, stack
 
 from agent.device.system import FirmwarePassword
 from agent.fleet.durations import Constant
+from agent.lab.users import name_of
 from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.pki.issuing.authority import Authority
 
@@ -123,5 +125,23 @@ def test_an_update_by_command_restarts_the_mac_and_raises_its_release(run_in_rea
             release = {"OSVersion": offer["Version"], "BuildVersion": offer["Build"]}
             assert asked["QueryResponses"] == release
             assert client.device.announcement.os_version == offer["Version"]
+
+    run_in_reactor(scenario())
+
+
+def test_an_app_is_installed_by_the_channel_of_the_user_who_is_logged_in(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack(behaviour=dataclasses.replace(BRIEF, users=1.0)) as running:
+            client, mac = running.fleet[0], running.fleet[0].device.mac
+            user = name_of(mac.udid, mac.user_id)
+            await running.until(lambda: user in running.lab.macs and running.lab.macs[user].enrolled, "the login")
+            listed = (await running.command(client, "UserList"))["Users"]
+            assert [(each["UserGUID"], each["IsLoggedIn"]) for each in listed][1:] == [(mac.user_id, True)]
+            asked = {"RequestType": "InstallApplication", "Identifier": APP, "InstallAsManaged": True}
+            answers: list[Mapping[str, object]] = []
+            running.lab.enqueue(user, asked, answers.append)
+            client.wake()
+            await running.until(lambda: client.device.system.managed_app(APP) is not None, "the app")
+            assert [each["Status"] for each in answers] == ["Acknowledged"]
 
     run_in_reactor(scenario())

@@ -38,10 +38,10 @@ class Declared:
         self.reports: list[dict[str, Any]] = []
         take = running.lab._declarative_management
 
-        def see(udid: str, fingerprint: bytes, message: Any) -> bytes:
+        def see(mac: Any, message: Any) -> bytes:
             if message["Endpoint"] == "status":
                 self._read(json.loads(message["Data"]))
-            return take(udid, fingerprint, message)
+            return take(mac, message)
 
         running.lab._declarative_management = see  # type: ignore[method-assign]
 
@@ -77,6 +77,7 @@ def merge(before: dict[str, Any], report: dict[str, Any]) -> None:
 
 
 ACTIVE = (True, "valid", [])
+ECHOING = (True, "valid", ["hello"])  # the code of the reason of a test
 
 
 def test_active_and_valid_and_everything_else(run_in_reactor: RunInReactor) -> None:
@@ -127,13 +128,13 @@ def test_active_and_valid_and_everything_else(run_in_reactor: RunInReactor) -> N
                 "for-the-young": (False, "valid", ["Info.Predicate"]),
                 "nonsense": (False, "invalid", ["Error.UnableToParsePredicate"]),
                 "incomplete": (False, "invalid", ["Error.MissingConfigurations"]),
-                "plain": ACTIVE,
-                "on-a-Mac": ACTIVE,
+                "plain": ECHOING,
+                "on-a-Mac": ECHOING,
                 "for-the-young-only": (False, "unknown", []),
                 "never": (False, "unknown", ["Error.ActivationFailed"]),
                 "unused": (False, "unknown", ["Info.NotReferencedByActivation"]),
                 "typo": (False, "invalid", ["Error.UnknownPayloadKeys"]),
-                "by-asset": ACTIVE,
+                "by-asset": ECHOING,
                 "by-broken": (False, "invalid", ["Error.ConfigurationCannotBeApplied"]),
                 "by-gone": (False, "invalid", ["Error.ConfigurationCannotBeApplied"]),
                 "asset-missing": (False, "invalid", ["Error.MissingAssets"]),
@@ -146,7 +147,7 @@ def test_active_and_valid_and_everything_else(run_in_reactor: RunInReactor) -> N
             # A property of the server turns two predicates.
             declarations[16]["Payload"]["age"] = 4
             await seen.set(*declarations)
-            assert seen.states["for-the-young-only"] == ACTIVE
+            assert seen.states["for-the-young-only"] == ECHOING
             assert seen.states["on-a-Mac"][0] is False
 
     run_in_reactor(scenario())
@@ -230,7 +231,7 @@ def test_enforced_update_raises_the_release_and_turns_a_predicate(run_in_reactor
             await seen.until(
                 lambda: seen.items["device"]["operating-system"]["version"] == "99.1", "the update is reported"
             )
-            await seen.until(lambda: seen.states["afterwards"] == ACTIVE, "the predicate turns")
+            await seen.until(lambda: seen.states["afterwards"] == ECHOING, "the predicate turns")
             assert seen.client.boots == 1
             assert seen.items["softwareupdate"]["install-state"] == "none"
             states = [
@@ -253,7 +254,7 @@ def test_declaration_that_is_gone_is_removed(run_in_reactor: RunInReactor) -> No
             seen = Declared(running)
             test = declaration("configuration.management.test", "test", Echo="hello")
             await seen.set(test, activation("all", "test"))
-            assert seen.states["test"] == ACTIVE
+            assert seen.states["test"] == ECHOING
             listed = {**test, "Payload": {"Echo": "another"}}
             count = len(seen.reports)
             running.lab.declarations = Declarations((listed, activation("all", "test")))
@@ -304,7 +305,7 @@ def test_update_of_declarations_that_a_crash_ends_goes_on_after_the_boot(run_in_
             running.lab.enqueue(running.udid(seen.client), {"RequestType": "DeclarativeManagement"})
             seen.client.wake()
             await seen.until(lambda: seen.states, "a report")
-            assert seen.states["test.lom-agent.lab.configuration"] == ACTIVE
+            assert seen.states["test.lom-agent.lab.configuration"] == (True, "valid", ["lom-agent lab"])
             assert seen.client.boots == 1
             await seen.until(lambda: seen.client.device.synchronising is None, "the update ends")
 

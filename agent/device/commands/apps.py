@@ -34,6 +34,7 @@ from agent.mdm.commands import Command
 from agent.mdm.results import (
     APP_ALREADY_INSTALLED,
     APP_NOT_MANAGED,
+    APP_NOT_REMOVABLE,
     INVALID_APP_MANIFEST,
     MALFORMED_REQUEST,
     Result,
@@ -124,10 +125,18 @@ def _common(device: Device, command: Command, *, flags: tuple[int, ...]) -> App:
     return App(identifier="", managed=managed, flags=management_flags or 0, configuration=packed(configuration))
 
 
+def _check_not_declared(device: Device, identifier: str, code: int) -> None:
+    """Raise CommandRefused for an app that a declaration manages."""
+    app = device.system.app(identifier)
+    if app is not None and app.declared:
+        raise refusal(code, f"a declaration manages the app {identifier[:200]}")
+
+
 def _queue(device: Device, command: Command, app: App) -> None:
     """Have the app installed once the server has accepted the answer; then it replaces one of its identifier."""
     if app.identifier and installed_applications(device.mac, [app.identifier]):
         raise refusal(APP_ALREADY_INSTALLED, f"the app {app.identifier[:200]} is part of macOS")
+    _check_not_declared(device, app.identifier, APP_ALREADY_INSTALLED)
     if len(device.system.apps) >= _MAX_APPS:
         raise refusal(MALFORMED_REQUEST, f"{command.request_type}: there are {_MAX_APPS} apps already")
     waiting = [each for each in device.system.apps if each.status == QUEUED and each.identifier == app.identifier != ""]
@@ -138,16 +147,13 @@ def _queue(device: Device, command: Command, app: App) -> None:
 
 def remove_application(device: Device, command: Command) -> Result:
     """Remove a managed app."""
-    app = _managed(device, text(device, command, "Identifier"))
-    device.system = device.system.without_app(app)
-    return acknowledged()
-
-
-def _managed(device: Device, identifier: str) -> App:
+    identifier = text(device, command, "Identifier")
+    _check_not_declared(device, identifier, APP_NOT_REMOVABLE)
     app = device.system.managed_app(identifier)
     if app is None:
         raise refusal(APP_NOT_MANAGED, f"the app {identifier[:200]} is not managed")
-    return app
+    device.system = device.system.without_app(app)
+    return acknowledged()
 
 
 def installed_application_list(device: Device, command: Command) -> Result:
@@ -156,7 +162,7 @@ def installed_application_list(device: Device, command: Command) -> Result:
     managed_only = flag(device, command, "ManagedAppsOnly")
     listed = [] if managed_only else installed_applications(device.mac, identifiers)
     statuses = (MANAGED,) if managed_only else (MANAGED, INSTALLED)
-    added = [app for app in device.system.apps if app.status in statuses]
+    added = [app for app in device.system.apps if app.status in statuses and not (managed_only and app.declared)]
     listed += [
         app_item(device.mac.os_version, app.identifier, app.name, (app.version, app.version), app.size)
         for app in added
@@ -171,7 +177,10 @@ def managed_application_list(device: Device, command: Command) -> Result:
     listed = [
         app
         for app in device.system.apps
-        if app.managed and app.identifier and (identifiers is None or app.identifier in identifiers)
+        if app.managed
+        and app.identifier
+        and not app.declared
+        and (identifiers is None or app.identifier in identifiers)
     ]
     answer = {app.identifier: _managed_item(app, command.channel) for app in listed}
     for app in listed:
@@ -214,7 +223,8 @@ def _asked_for(device: Device, command: Command) -> list[App]:
     identifiers = texts(command, "Identifiers")
     if identifiers is None:
         raise CommandRefused(FORMAT_ERROR)
-    return [app for app in device.system.apps if app.status == MANAGED and app.identifier in identifiers]
+    managed = [app for app in device.system.apps if app.status == MANAGED and not app.declared]
+    return [app for app in managed if app.identifier in identifiers]
 
 
 def active_extensions(device: Device, command: Command) -> Result:

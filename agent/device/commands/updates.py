@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from agent.device.commands.reading import FORMAT_ERROR, CommandRefused, flag, is_list_of
 from agent.device.mac import Device
 from agent.device.software_update import COMMAND, DECLARATION, DOWNLOADING, PREPARED, Update
@@ -20,7 +22,7 @@ from agent.mdm.results import MALFORMED_REQUEST, ChainedError, Domain, Result, a
 from agent.mdm.values import WrongType, converted
 
 _ACTIONS = ("Default", "DownloadOnly", "InstallASAP", "NotifyOnly", "InstallLater", "InstallForceRestart")
-_INSTALLING = ("InstallASAP", "InstallForceRestart")  # at once, because nobody is logged in
+_INSTALLING = ("InstallASAP", "InstallForceRestart")  # at once: a countdown for the user is not modelled
 _DEFAULT = "InstallASAP"  # what Default becomes
 _PRIORITIES = (None, "Low", "High")
 _NAMES = {13: "Ventura", 14: "Sonoma", 15: "Sequoia", 26: "Tahoe"}
@@ -82,9 +84,11 @@ def _is_enforced(device: Device, release: Release) -> bool:
     return update is not None and update.reason == DECLARATION and update.version == release.version
 
 
-def schedule_os_update_scan(device: Device, command: Command) -> Result:
+def schedule_os_update_scan(device: Device, command: Command) -> CommandSteps:
     """Look for updates. The list of AvailableOSUpdates is always up to date."""
     flag(device, command, "Force")
+    now: float = yield ReadDate()
+    device.system = replace(device.system, scanned_at=now)
     return acknowledged({"ScanInitiated": True})
 
 

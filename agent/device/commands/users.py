@@ -61,7 +61,7 @@ def _listed(user: User) -> dict[str, Any]:
         "UID": user.uid,
         "UserGUID": user.guid,
         "IsLoggedIn": user.logged_in,
-        "MobileAccount": False,
+        "MobileAccount": user.mobile,
         "HasSecureToken": user.secure_token,
     }
 

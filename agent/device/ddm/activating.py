@@ -26,7 +26,7 @@ from agent.device.ddm.declared import (
     reasons_of,
     sorted_names,
 )
-from agent.device.ddm.predicates import EvaluationFailed, Facts, Unevaluable, Unparsable, parse
+from agent.device.ddm.predicates import EvaluationFailed, Facts, Unevaluable, Unparsable, parse, parsing_steps
 from agent.device.ddm.status import status_value
 from agent.device.ddm.validation import MAX_REASON, asset_references
 from agent.device.mac import Device
@@ -95,9 +95,9 @@ def _activation(declaration: Declaration, facts: Facts, present: set[str]) -> Ac
 
 def _why_not(declaration: Declaration, predicate: str, facts: Facts) -> Reason | None:
     """The reason for which the predicate does not hold; None if it does."""
-    facts.steps = 0
     told = partial(_predicate_reason, declaration, predicate)
     try:
+        facts.step(parsing_steps(predicate))
         if _parse(predicate)(facts):
             return None
     except Unparsable as error:
@@ -140,7 +140,7 @@ def tell_states(device: Device, plan: Plan) -> None:
             _set(each, False, UNKNOWN, [] if each.identifier in known else reasons)
         else:
             active = each.kind == MANAGEMENT or each.applied
-            _set(each, active, VALID if active else UNKNOWN, [])
+            _set(each, active, VALID if active else UNKNOWN, reasons_of(each.notes))
 
 
 def _referred_to(configurations: Iterable[Declaration], release: str) -> set[str]:

@@ -47,8 +47,8 @@ def install_declared(device: Device, configuration: Declaration, now: float) -> 
 def remove_declared(device: Device, configuration: Declaration) -> None:
     """Remove the app that a configuration managed; a package stays (our choice)."""
     if configuration.item and configuration.type == MANAGED_APP:
-        app = device.system.managed_app(decode(configuration.item)["identifier"])
-        if app is not None:
+        app = device.system.app(decode(configuration.item)["identifier"])
+        if app is not None and app.declared:
             device.system = device.system.without_app(app)
     configuration.item = b""
 
@@ -58,7 +58,7 @@ def _managed_app(device: Device, payload: Mapping[str, Any]) -> dict[str, Any]:
     identifier = named or f"app.{payload.get('AppStoreID', '')}"  # as for InstallApplication
     item: dict[str, Any] = {"identifier": identifier, "state": "optional"}
     if _is_required(payload):
-        device.system = device.system.with_app(App(identifier=identifier, status=MANAGED, managed=True))
+        device.system = device.system.with_app(App(identifier=identifier, status=MANAGED, managed=True, declared=True))
         item["state"] = "managed"
     if "AppConfig" in payload:
         item["config-state"] = {"app-config-state": {"state": "valid"}}

@@ -19,6 +19,7 @@ PLURALS = {
 
 UNKNOWN, VALID, INVALID = "unknown", "valid", "invalid"
 
+_MAX_NAMES, _MAX_NAME = 50, 1024  # in the details of a reason; ours
 Reason = dict[str, Any]
 
 _ENCODER = Encoder(order="sorted")
@@ -39,6 +40,8 @@ class Declaration(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """Of a configuration: it is in effect. Of an asset: its data has been downloaded and verified."""
     failure: bytes = b""
     """The reason for which it could not be applied, or the asset not be downloaded, as JSON."""
+    notes: bytes = b""
+    """The reasons that a configuration gives while it is in effect, as JSON."""
     profile: str = ""
     """The PayloadIdentifier of the profile that a legacy configuration installed."""
     item: bytes = b""
@@ -117,4 +120,4 @@ def reason_of(declaration: Declaration, code: str, text: str, **details: Any) ->
 
 def sorted_names(names: Iterable[str]) -> list[str]:
     """Identifiers in a reason's details."""
-    return sorted(set(names), key=str.casefold)
+    return [name[:_MAX_NAME] for name in sorted(set(names), key=str.casefold)[:_MAX_NAMES]]

@@ -40,7 +40,7 @@ class NotApplied(Exception):
     """A configuration cannot be applied, or an asset not be used; ``reason`` says why."""
 
     def __init__(self, why: Reason) -> None:
-        super().__init__(why["description"])
+        super().__init__(why.get("description", why["code"]))
         self.reason = why
 
 
@@ -51,7 +51,7 @@ def apply_configuration(
 
     Raises CutShort if the Mac goes down or offline meanwhile: it is then applied later.
     """
-    configuration.failure, configuration.applied = b"", False
+    configuration.failure, configuration.notes, configuration.applied = b"", b"", False
     try:
         data = yield from _assets(device, configuration, assets)
         yield from _apply(device, configuration, data, now)
@@ -131,12 +131,14 @@ def _assets(device: Device, configuration: Declaration, present: Mapping[str, De
     if missing:
         text = "Configuration ({}) is missing assets."
         raise NotApplied(reason_of(configuration, "Error.MissingAssets", text, AssetIdentifiers=missing))
+    needed = {configuration.payload.get(key) for key in ("EchoDataAssetReference", "ProfileAssetReference")}
     found: dict[str, bytes] = {}
     for name in sorted(names):
         asset = present[name]
         asset.applied, asset.failure = False, b""
         try:
-            found[name] = yield from _download(device, asset)
+            data = yield from _download(device, asset)
+            found[name] = data if name in needed else b""  # the others are checked, and have no effect
         except NotApplied as error:
             asset.failure = as_json([error.reason])
             raise NotApplied(_cannot_be_applied(f"the asset {name}: {error}")) from error
@@ -207,12 +209,21 @@ def _apply(device: Device, configuration: Declaration, assets: dict[str, bytes],
     if configuration.type in LEGACY:
         if configuration.type != INTERACTIVE:  # no user is there who may install the other kind
             yield from _install(device, configuration, assets)
-    elif configuration.type == TEST and payload.get("ReturnStatus", "Installed") == "Failed":
-        text = assets.get(payload.get("EchoDataAssetReference", ""), b"").decode(errors="replace") or payload["Echo"]
-        raise NotApplied(_cannot_be_applied(text))
+    elif configuration.type == TEST:
+        echo = _echo(payload, assets)
+        if payload.get("ReturnStatus") == "Failed":
+            raise NotApplied(echo)
+        configuration.notes = as_json([echo])
     elif configuration.type == ENFORCEMENT and local_time(device, payload["TargetLocalDateTime"]) is None:
         text = f"TargetLocalDateTime: expected yyyy-mm-ddThh:mm:ss, found {payload['TargetLocalDateTime'][:80]}"
         raise NotApplied(reason("Error.ConfigurationIsInvalid", text, Error=text))
+
+
+def _echo(payload: Mapping[str, Any], assets: Mapping[str, bytes]) -> Reason:
+    """The reason of a test: its code is the text of the configuration, its description that of the asset, if any."""
+    data = assets.get(payload.get("EchoDataAssetReference", ""), b"")
+    text = data[:MAX_REASON].decode(errors="replace")
+    return {"code": payload["Echo"][:MAX_REASON], **({"description": text} if text else {})}
 
 
 def _install(device: Device, configuration: Declaration, assets: dict[str, bytes]) -> Steps[None]:

@@ -3,20 +3,21 @@
 ``@status(NAME)``, ``@property(NAME)``, ``.@key(NAME)``, ``.@count`` and ``SUBQUERY`` are Apple's extensions
 (ActivationSimple; "Processing status for managed apps"). Regular expressions (MATCHES), arithmetic and functions are
 not supported: such a predicate cannot be parsed here. Both take time in proportion to their input: a predicate has at
-most MAX_TOKENS tokens, and an evaluation at most MAX_STEPS steps.
+most MAX_TOKENS tokens, and all predicates of a Mac together take at most MAX_STEPS steps.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 MAX_CHARACTERS = 8192  # of a predicate; our limits
 MAX_TOKENS = 1024
 MAX_DEPTH = 32
-MAX_STEPS = 100_000
+MAX_STEPS = 200_000
+_STEP = 256  # characters that are compared or read in one step
 
 Value = Any
 
@@ -44,9 +45,20 @@ class Facts:
 
     def step(self, count: int = 1) -> None:
         """Count steps. Raises EvaluationFailed."""
-        self.steps += count
+        self.steps = min(self.steps + count, MAX_STEPS + 1)
         if self.steps > MAX_STEPS:
             raise EvaluationFailed(f"the evaluation takes more than {MAX_STEPS} steps")
+
+    def read(self, value: Value) -> None:
+        """Count the steps that it takes to compare this value. Raises EvaluationFailed."""
+        level = [value]
+        while level:
+            self.step(sum(1 + len(each) // _STEP for each in level if isinstance(each, (str, list, dict))))
+            level = [inner for each in level if isinstance(each, (list, dict)) for inner in _contents(each)]
+
+
+def _contents(value: list[Value] | dict[str, Value]) -> Iterable[Value]:
+    return value.values() if isinstance(value, dict) else value
 
 
 Evaluate = Callable[[Facts], Value]
@@ -100,6 +112,11 @@ _QUANTIFIERS: Mapping[str, Callable[[list[bool]], bool]] = {
     "NONE": lambda found: not any(found),
 }
 _CONSTANTS = {"TRUE": True, "YES": True, "FALSE": False, "NO": False, "NULL": None, "NIL": None}
+
+
+def parsing_steps(text: str) -> int:
+    """The steps that it takes to parse a predicate."""
+    return len(text) // 8
 
 
 def parse(text: str) -> Callable[[Facts], bool]:
@@ -406,6 +423,8 @@ def _keyed(value: Value, key: str, facts: Facts) -> Value:
 def _comparison(operator: str, options: str) -> Callable[[Facts, Value, Value], bool]:
     def compare(facts: Facts, left: Value, right: Value) -> bool:
         facts.step()
+        facts.read(left)
+        facts.read(right)
         return _compare(facts, operator, _folded(left, options), _folded(right, options))
 
     return compare

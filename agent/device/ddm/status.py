@@ -67,7 +67,10 @@ def status_value(device: Device, name: str) -> Any:
     """The value of a status item. Raises NoStatus."""
     if name not in _VALUES or name not in supported_items(device.mac.os_version, device.channel):
         raise NoStatus(name)
-    return _VALUES[name](device)
+    value = _VALUES[name](device)
+    if value is None:  # such as the model number of a Mac with an Intel processor
+        raise NoStatus(name)
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +136,8 @@ def _place(items: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _error(name: str) -> dict[str, Any]:
-    code = "Error.TestError" if name == _TEST_ERROR else "Error.UnsupportedStatusItem"  # our choice
-    description = f"The status item {name[:200]} cannot be returned."
-    return {"StatusItem": name, "Reasons": [{"Code": code, "Description": description}]}
+    description = f"Cannot report status on “{name[:200]}” because value is not supported."
+    return {"StatusItem": name, "Reasons": [{"Code": "Error.UnsupportedStatusValue", "Description": description}]}
 
 
 def _knows_full_report(release: str) -> bool:

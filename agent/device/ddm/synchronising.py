@@ -26,6 +26,7 @@ from agent.plists import type_name
 
 MAX_DECLARATIONS = 5000  # our limits
 MAX_PAYLOAD_BYTES = 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024  # of all payloads
 MAX_DEPTH = 32
 FULL_REPORT_SECONDS = 24 * 3600.0  # Apple: every 24 hours or so
 _ROUNDS = 3  # in which the server may change its declarations, or an effect may change a predicate
@@ -108,13 +109,16 @@ def forget_failures(device: Device) -> None:
 def _fetch_changed(device: Device) -> Steps[str]:
     """Fetch the declarations that changed, and drop those that are gone. Returns the token of the declaration items."""
     items = _json((yield from _ask(device, "declaration-items")), "declaration items")
-    before, after = device.declared.by_place, []
+    before, after, size = device.declared.by_place, [], 0
     for (kind, identifier), server_token in _wanted(_object(items.get("Declarations"), "Declarations")).items():
         known = before.get((kind, identifier))
         if known is None or known.server_token != server_token:
             known = yield from _declaration(device, kind, identifier, server_token, known)
         if known is not None:
+            size += len(known.content)
             after.append(known)
+        if size > MAX_BYTES:
+            raise DeclarationsMalformed(f"the payloads have more than {MAX_BYTES} bytes together")
     places = {each.place for each in after}
     for declaration in device.declared.declarations:
         if declaration.place not in places:

@@ -44,7 +44,7 @@ from agent.mdm.refusals import ServerRefused
 from agent.measure.exchanges import Kind
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import Connections, ask
-from agent.net.http.http1 import Origin, without_query
+from agent.net.http.http1 import Origin, Response, without_query
 from agent.net.mac.attesting import attest_properties
 from agent.net.mac.enrollment import hints
 from agent.net.mac.exchanging import MacExchanger
@@ -52,6 +52,7 @@ from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
 from agent.pki.cms_signing import mdm_signature
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import Authority
 from agent.profiles.acme import RSA, ACMEPayload
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
@@ -220,11 +221,27 @@ class BackgroundTasks:
 
     async def fetch_profile(self, url: str) -> bytes:
         """GET an enrollment profile, without a client certificate. Raises PeerError."""
-        mac = self._device.mac
-        exchanger = self._exchanger("enroll", self._environment.decide("enroll", mac))
+        headers = {"User-Agent": self._agent, "Accept": "*/*"}
+        return self._profile_in(await self.send_once("GET", url, headers, None), url)
+
+    async def fetch_automated_profile(self, url: str, authority: Authority) -> bytes:
+        """POST the signed MachineInfo for an enrollment profile; ``authority`` issues the Mac's identity for it.
+
+        Raises PeerError.
+        """
+        from agent.net.mac.enrollment.automated import automated_profile  # imported when it is used: a fast start
+
+        response = await automated_profile(self._device, self._environment, self, url, authority)
+        return self._profile_in(response, url)
+
+    async def send_once(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Response:
+        """Send one request of an enrollment, without a client certificate. Raises PeerError."""
+        exchanger = self._exchanger("enroll", self._environment.decide("enroll", self._device.mac))
         with self._others() as connections:
-            headers = {"User-Agent": self._agent, "Accept": "*/*"}
-            response = await ask(connections, "GET", url, headers, exchanger=exchanger)
+            return await ask(connections, method, url, headers, body, exchanger=exchanger)
+
+    def _profile_in(self, response: Response, url: str) -> bytes:
+        """The enrollment profile in a response. Raises PeerError."""
         content_type = response.headers.get("content-type", "")
         if response.status != 200:
             reason = f"the server answered the request for the enrollment profile with {response.status}"
@@ -237,15 +254,18 @@ class BackgroundTasks:
 
     @contextmanager
     def _others(
-        self, anchors: tuple[x509.Certificate, ...] = (), pins: tuple[x509.Certificate, ...] = ()
+        self, anchors: tuple[x509.Certificate, ...] = (), pins: tuple[x509.Certificate, ...] = (), *, floor: bool = True
     ) -> Iterator[Connections]:
-        """Connections without the Mac's identity. They end where the Mac goes down or offline; none is opened then."""
+        """Connections without the Mac's identity. They end where the Mac goes down or offline; none is opened then.
+
+        ``floor``: the TLS floor applies to them.
+        """
         life = self._life
 
         def connection(origin: Origin) -> HTTPConnection:
             if life != self._life:
                 raise MacStopped("the Mac went down or offline before the exchange was done")
-            return self._environment.connection(self._device.mac, origin, None, anchors, pins)
+            return self._environment.connection(self._device.mac, origin, None, anchors, pins, floor=floor)
 
         connections = Connections(connection)
         self._opened += (connections,)
@@ -272,8 +292,10 @@ class BackgroundTasks:
         if replacing is not None and enrollment is not replacing.enrollment:
             raise MacStopped("another enrollment is replacing it")
         facts: dict[str, str | int | float | bool] = {"message": message["MessageType"], "udid": self._device.mac.udid}
+        facts |= self._device.channel_facts
         if "Endpoint" in message:
             facts["endpoint"] = message["Endpoint"]
+        message = {**message, **self._device.check_in_keys(str(message["MessageType"]))}
         with self._environment.begin("checkin", self._device.mac.index, None, facts):
             message_type = str(message["MessageType"])
             hit = self._environment.decide("checkin", self._device.mac, message_type)
@@ -337,7 +359,8 @@ class BackgroundTasks:
     async def _obtain_identity(
         self, payload: SCEPPayload | ACMEPayload, anchors: tuple[x509.Certificate, ...], waits: IdentityWaits
     ) -> Identity:
-        with self._others(anchors) as connections:
+        floor = isinstance(payload, ACMEPayload)  # Apple's article leaves SCEP servers out
+        with self._others(anchors, floor=floor) as connections:
             if isinstance(payload, ACMEPayload):
                 from agent.net.mac.enrollment.acme import identity_by_acme  # imported when it is used: a fast start
 

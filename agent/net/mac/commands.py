@@ -75,11 +75,12 @@ class CurrentCommand:
     @property
     def facts(self) -> dict[str, str | int | float | bool]:
         """The fields of its line in the trace."""
-        return {
+        facts: dict[str, str | int | float | bool] = {
             "request_type": self.command.request_type[:_MAX_REQUEST_TYPE],
             "command_uuid": self.command.uuid,
             "status": self.status.value,
         }
+        return facts if self.command.channel == "device" else {**facts, "channel": self.command.channel}
 
 
 Report = Callable[[str, Result, Hit | None], object]  # CommandUUID, result, and the fault of its report
@@ -259,7 +260,10 @@ class ObservedMac(Protocol):
 
     index: int
     """Its index in the population."""
-    observer: MacObserver | None
+
+    @property
+    def observer(self) -> MacObserver | None:
+        """What is called with what it does."""
 
 
 class SimulatedMac(ObservedMac, Protocol):
@@ -270,6 +274,12 @@ class SimulatedMac(ObservedMac, Protocol):
 
     def crash(self) -> None:
         """Lose power, and boot again."""
+
+    def session_over(self) -> None:
+        """A session has ended, and the Mac is still enrolled."""
+
+    def end_user_channel(self, reason: str) -> None:
+        """The enrollment ends, and with it the user channel."""
 
 
 class MacObserver:

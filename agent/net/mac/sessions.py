@@ -7,6 +7,7 @@ to the Mac's observer.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from twisted.logger import Logger
@@ -213,7 +214,9 @@ class Sessions:
         send = self._device.session.wake()
         if send is None:
             return False
-        self._open = self._environment.begin("session", self._mac.index, due, {"udid": self._device.mac.udid})
+        self._open = self._environment.begin(
+            "session", self._mac.index, due, {"udid": self._device.mac.udid, **self._device.channel_facts}
+        )
         if self._mac.observer is not None:
             self._mac.observer.session_started(self._mac)
         self._environment.changed(self._mac.index)
@@ -251,7 +254,7 @@ class Sessions:
             self._put_now(send, hit)
 
     def _put_now(self, send: Send, hit: Hit | None) -> None:
-        enrollment, body = self._enrollment, send.body
+        enrollment, body = self._enrollment, self._device.addressed(send.body)
         if hit is not None:
             body = altered(body, self._device.mac, hit)
         if self._environment.exchanges is not None:
@@ -309,6 +312,8 @@ class Sessions:
                     self._commands.malformed(event.command_uuid, reason)
                 self._put(event)
             case Execute(command):
+                if self._device.channel != command.channel:
+                    command = replace(command, channel=self._device.channel)
                 self._commands.execute(command, self._report)
             case SessionEnded():
                 self._over(event)
@@ -336,12 +341,16 @@ class Sessions:
         if isinstance(over.failure, CommandDropped | NotNowRepeated):
             self._environment.warn(str(over.failure))
         if over.unenrolled:
-            why = Unenrolled(f"the server ended the enrollment: {over.failure}")
-            self._environment.begin("enroll", self._mac.index).end(why)
-            self._leave(str(why))
+            self._unenrolled(over.failure)
         else:
             self._poll.set_at(session.deadline)
             self._declarative.reconsider()
+            self._mac.session_over()
+
+    def _unenrolled(self, failure: PeerError | None) -> None:
+        why = Unenrolled(f"the server ended the enrollment: {failure}")
+        self._environment.begin("enroll", self._mac.index).end(why)
+        self._leave(str(why))
 
     def _tell_ended(self, failure: PeerError | None) -> None:
         observer = self._mac.observer
@@ -383,6 +392,7 @@ class Sessions:
     def _leave(self, why: str) -> None:
         """Unenroll the Mac."""
         self.end(LEFT)
+        self._mac.end_user_channel(LEFT)
         self._device.forget_enrollment()
         self._lom.update()
         self._pushes.left()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from agent.device.answering import OfflineMac
 from agent.device.ddm.declared import Declaration, Declared, as_json
 from agent.device.ddm.status import capabilities, status_value, supported_items
-from agent.device.ddm.synchronising import FULL_REPORT_SECONDS, is_changed, refresh, synchronise
+from agent.device.ddm.synchronising import FULL_REPORT_SECONDS, DeclarationsMalformed, is_changed, refresh, synchronise
 from agent.device.ddm.validation import asset_references, faults_of
 from agent.device.mac import Device
 from agent.device.record import DeviceRecord, device_record, restore_device
@@ -299,7 +299,8 @@ def test_assets_are_downloaded_again_when_they_change() -> None:
     assert len(server.asked) == count  # what failed is not tried again with each look
     server.files["https://mdm.invalid/data"] = b"123"
     server.refresh(device, full=True)  # but once a day
-    assert server.states["test"] == (True, "valid", [])
+    assert server.states["test"] == (True, "valid", ["a"])
+    assert '"description": "123"' in json.dumps(server.reports[-1])
     server.token, asset["ServerToken"] = "2", "u"
     server.synchronise(device)
     assert server.asked.count("https://mdm.invalid/data") == 3
@@ -312,8 +313,7 @@ def test_configuration_that_reports_failure() -> None:
         Server(declaration(TEST, "test", Echo="out of order", ReturnStatus="Failed"), activation("test")),
     )
     server.synchronise(device)
-    assert server.states["test"] == (False, "invalid", ["Error.ConfigurationCannotBeApplied"])
-    assert "out of order" in json.dumps(server.reports[-1])
+    assert server.states["test"] == (False, "invalid", ["out of order"])
 
 
 def test_declared_apps_and_packages_show_their_state() -> None:
@@ -421,6 +421,25 @@ def test_payload_that_no_mac_can_take(payload: Any, code: str) -> None:
     assert server.states["test"] == (False, "invalid", [code])
 
 
+def test_payloads_are_bounded_together() -> None:
+    large = [declaration(TEST, f"{number}", Echo=" " * 1_000_000) for number in range(17)]
+    device, server = mac(), Server(*large)
+    with pytest.raises(DeclarationsMalformed, match="together"):
+        server.synchronise(device)
+    assert device.declared == Declared()
+
+
+def test_predicates_are_bounded_together() -> None:
+    costly = f"@property(text) LIKE '*{'a' * 300}b'"
+    names = [f"{number}" for number in range(9)]
+    text = declaration("management.properties", "text", text="a" * 600)
+    device, server = mac(), Server(text, *(activation(identifier=name, Predicate=costly) for name in names))
+    server.synchronise(device)
+    codes = [server.states[name][2] for name in names]
+    assert codes[0] == ["Info.Predicate"]
+    assert codes[-1] == ["Error.PredicateFailed"]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -430,7 +449,7 @@ TYPES = st.sampled_from(sorted(name for name in of_kind("declaration") if name.s
 
 
 @given(st.lists(st.tuples(TYPES, JSON), max_size=5), st.sampled_from(["13.6", "26.2", "27.0"]))
-@examples(60)
+@examples(30)
 def test_any_payload_has_a_state(declarations: list[tuple[str, Any]], release: str) -> None:
     there = [
         {"Type": name, "Identifier": f"{number}", "ServerToken": "t", "Payload": payload}

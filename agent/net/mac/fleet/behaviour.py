@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Struct, field
 
 from agent.lom.power import PowerChoices
 from agent.mdm.session import REFUSED_RETRIES
 from agent.mdm.timing import NOT_NOW_RETRY_SECONDS
+from agent.profiles.policy import PerUserConnections
 from agent.settings import Retries, Seconds, Share, SomeSeconds, key
+
+TLSFloor = Literal["apple-2026", "warn", "off"]
+"""What a Mac with macOS 27 or later does about a server below the TLS that Apple asks for from 2026 on."""
+DEFAULT_TLS_FLOOR: TLSFloor = "warn"
 
 
 class MacSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,6 +39,27 @@ class MacSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Retries,
         key("How often a result that the server refuses (4xx) is sent again before it is dropped as an error."),
     ] = REFUSED_RETRIES
+    users: Annotated[
+        Share,
+        key(
+            "The share of Macs with a logged-in user, who has a user channel of his own: his TokenUpdate, pushes, "
+            "sessions and commands."
+        ),
+    ] = 0.0
+    network_users: Annotated[
+        Share,
+        key(
+            "The share of these users with an account of a directory service; the others are local. The server "
+            "authenticates them with UserAuthenticate; their password is `lom-agent`."
+        ),
+    ] = 0.0
+    per_user_connections: Annotated[
+        PerUserConnections,
+        key(
+            "Whether Macs with macOS 15.1 or later refuse an enrollment profile that lacks the server capability "
+            "`com.apple.mdm.per-user-connections`, as Apple asks: `required`, or `optional` with a warning."
+        ),
+    ] = "required"
     power: Annotated[PowerChoices, key("What a LOM request does where Apple does not say.")] = field(
         default_factory=PowerChoices
     )

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 
 from agent.device.mac import Device
 from agent.device.packed import IdleStore
+from agent.device.user_channel import Account, UserDevice
 from agent.fleet.chance import Chance
 from agent.fleet.durations import Duration, Durations, parse_duration
 from agent.fleet.population import NoSuchMacError, Population
 from agent.lom.link import LIMITS
 from agent.lom.power import PowerChoices
+from agent.mdm.session import Session
 from agent.mdm.timing import DEFAULT_TIMING, Timing
 from agent.net.mac.client import MDMClient
 from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.push import GatewaySide
 from agent.net.timing import Clock
+from agent.profiles.policy import PerUserConnections
 
 # Macs in one call of ``Fleet.make_idle``, which takes a millisecond or two.
 MADE_IDLE_AT_ONCE = 10
@@ -42,6 +45,9 @@ class FleetBehaviour:
     shutdown: Duration = _SHUTDOWN
     update: Duration = _UPDATE
     power: PowerChoices = _DEFAULTS.power
+    users: float = _DEFAULTS.users
+    network_users: float = _DEFAULTS.network_users
+    per_user_connections: PerUserConnections = _DEFAULTS.per_user_connections
 
     @classmethod
     def of(cls, settings: MacSettings) -> FleetBehaviour:
@@ -55,6 +61,9 @@ class FleetBehaviour:
             shutdown=parse_duration(settings.shutdown),
             update=parse_duration(settings.update),
             power=settings.power,
+            users=settings.users,
+            network_users=settings.network_users,
+            per_user_connections=settings.per_user_connections,
         )
 
 
@@ -191,7 +200,7 @@ class Fleet:
         purposes = (b"boot", b"shutdown", b"back-off", b"not now", b"update")
         chances = [Chance(mac.source, index, purpose) for purpose in purposes]
         boot, shutdown, jitter, not_now, update = chances
-        return Device(
+        device = Device(
             mac,
             boot_seconds=Durations(behaviour.boot, boot),
             shutdown_seconds=Durations(behaviour.shutdown, shutdown),
@@ -201,8 +210,20 @@ class Fleet:
             timing=behaviour.timing,
             refused_retries=behaviour.refused_retries,
             not_now=self._not_now(not_now),
+            per_user_connections=behaviour.per_user_connections,
             chances=tuple(chances),
         )
+        device.user = self._user(device, jitter)
+        return device
+
+    def _user(self, device: Device, jitter: Chance) -> UserDevice | None:
+        """The user who is logged in on a new Mac; None if nobody is."""
+        mac, behaviour = device.mac, self._behaviour
+        if not behaviour.users or Chance(mac.source, mac.index, b"user")() >= behaviour.users:
+            return None
+        network = Chance(mac.source, mac.index, b"network user")() < behaviour.network_users
+        session = Session(mac.udid, jitter, behaviour.timing, behaviour.refused_retries)
+        return UserDevice(device, Account.of(mac, network=network), session)
 
     def _not_now(self, chance: Chance) -> NotNow | None:
         """Decides on NotNow for one Mac; None for a Mac that never answers it."""
