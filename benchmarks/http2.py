@@ -32,7 +32,7 @@ from table import heading, row, verdict
 from agent.cli.reactor import the_reactor
 from agent.errors import PeerError
 from agent.load.machine import allow_open_files
-from agent.net.http import http2_fields
+from agent.net.http import hpack, http2_fields
 from agent.net.http.connection import BOTH, HTTPConnection
 from agent.net.http.http1 import Origin, Response
 from agent.net.http.request import RequestHead
@@ -185,9 +185,10 @@ def growth(nginx: Server, people: Sequence[Identity]) -> int:
     tracemalloc.start()
     sizes = []
     for requests in (100, LONG - 100):
-        for _ in range(requests // 100):
-            crowd.requests(100, 1)
-        http2_fields._kept_head.cache_clear()  # of all connections: the answers' date changes every second
+        crowd.requests(requests, 1)
+        for kept in (http2_fields._kept_head, hpack._kept_text):  # of all connections, bounded; the date changes
+            kept.cache_clear()
+        hpack._STEPS.clear()
         gc.collect()
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()

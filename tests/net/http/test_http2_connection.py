@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
-from agent.net.http.connection import BOTH, AnswerTimeout, HTTPConnection
+from agent.net.http.connection import BOTH, AnswerTimeout, HTTPConnection, alpn_of
 from agent.net.http.faulty import ConnectionFault, FaultyConnection
 from agent.net.http.http1 import MAX_BODY_BYTES, ResponseMalformed, ResponseTooLong
 from agent.net.http.http2 import StreamReset as RequestReset
@@ -72,6 +72,11 @@ def test_the_server_chooses_by_alpn(
         ("PUT", "/mdm?id=1", body) for body in (b"", b"first", b"second")
     ]
     assert {each.certificate for each in server.requests} == {MAC.certificate}
+
+
+def test_the_setting_decides_what_is_offered() -> None:
+    assert alpn_of("auto") == BOTH == (b"h2", b"http/1.1")
+    assert alpn_of("1.1") == ()
 
 
 def test_contexts_with_and_without_alpn_are_apart(run_in_reactor: RunInReactor) -> None:

@@ -38,6 +38,7 @@ def test_an_enrollment_and_a_command_leave_their_exchanges(run_in_reactor: RunIn
                 ("report", "PUT", "", "ProfileList", "Acknowledged", 200),
             ]
             assert {(each.device, each.udid, each.error, each.rules) for each in log} == {(0, mac.udid, "", ())}
+            assert [each.http for each in log] == ["HTTP/2", *["HTTP/1.1"] * 3, *["HTTP/2"] * 5]  # SCEP is without TLS
             assert all("?" not in each.url and each.url.startswith("http") for each in log)
             assert all(each.seconds > 0 for each in log)
             idle, report = log.of(mac.udid, 2)
