@@ -21,6 +21,7 @@ from twisted.internet.task import Clock
 from agent.errors import OperatorError
 from agent.fleet.population import Population
 from agent.load.conductor import Conductor
+from agent.load.launching import LocalLauncher
 from agent.load.run_facts import INTERRUPTED
 from agent.load.shard_plan import cut
 from agent.plists import dump_xml
@@ -179,7 +180,7 @@ def test_the_last_reports_are_read_after_a_stall_too() -> None:
 
     clock, link = Clock(), Link()
     fleet = {"fleet": {"devices": 4, "segment_size": 4}, "phase": [ENROLL]}
-    conductor = Conductor(clock, scenario_from(fleet), OneDies(0.0), 1, Onlooker())
+    conductor = Conductor(clock, scenario_from(fleet), LocalLauncher(OneDies(0.0)), 1, Onlooker())
     conductor._link = link  # type: ignore[assignment]
     received = Deferred.fromCoroutine(conductor._receive_last())
     clock.advance(60.0)

@@ -26,6 +26,7 @@ LOM = "LOM"
 PUSH = "Push (APNs gateway)"
 RESULTS = "Results"
 CONTROL = "Control of the run"
+MACHINES = "Workers on other machines"
 
 _CODE = re.compile(r"`([^`]*)`")  # of Markdown
 
@@ -66,6 +67,7 @@ GROUPS: Mapping[str, tuple[KeyOption, ...]] = {
         KeyOption("--enroll-retries", "server.retries", "N"),
     ),
     LOM: (KeyOption("--lom-network", "lom.network", "loopback|memory|interface:NAME[,NAME…][:PORT]"),),
+    MACHINES: (KeyOption("--on-loss", "load.on_loss"),),
     PUSH: (
         KeyOption("--apns", "push.listen", "ADDRESS:PORT"),
         KeyOption("--apns-tls", "push.tls", "DIR"),
