@@ -213,8 +213,7 @@ def run(context: click.Context, /, scenario: str | None, **options: Any) -> None
     The run fails (exit status 1) if a limit of the scenario fails, if an operation without a limit on its errors
     fails, or if the run does not complete.
 
-    Workers on other machines: "lom-agent run my.toml --listen 10.0.0.1:7700 --workers 4" waits for four, each started
-    with "lom-agent worker --connect 10.0.0.1:7700 --join-file join.json".
+    Workers may run on other machines (--listen, --executor): docs/distributed.md.
 
     A run with --state that did not complete goes on with --resume FILE; docs/state.md says what is kept.
     """

@@ -38,7 +38,7 @@ from agent.unix import check_unix
     help="How long to wait for the join file and for the run to listen.",
 )
 def worker(join_file: str, connect: str | None, shard: int | None, wait: float) -> None:
-    """Join a run of another machine, and run a part of its fleet here, until the run ends.
+    """Join a run of another machine, and run a part of its fleet here.
 
     Start the run first, "lom-agent run my.toml --listen 10.0.0.1:7700 --workers 4", and copy its join file here: it has
     a secret. All else comes over the link: the scenario, the Macs, the secrets of the server. The results go back.

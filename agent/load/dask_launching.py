@@ -7,7 +7,6 @@ refused by the conductor. Needs the extra ``lom-agent[dask]``.
 from __future__ import annotations
 
 import logging
-import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -23,7 +22,7 @@ from agent.load.joining import without_secret
 RESOURCE = "lom-agent"  # of a Dask worker: how many shards it takes
 CLIENT_SECONDS = 10.0  # in which the scheduler answers
 CLOSE_SECONDS = 2.0
-_DIGEST = re.compile("[0-9a-f]{64}")
+_DIGEST_BYTES = 32  # SHA-256
 _START = f"dask worker SCHEDULER --resources {RESOURCE}=1"
 
 
@@ -136,9 +135,12 @@ def places(workers: Mapping[str, Mapping[str, Any]], shards: int) -> list[str]:
 def _announcement(message: object) -> tuple[int, bytes] | None:
     """The shard and the digest of a join secret; None for a message that has no such."""
     shard, digest = (message.get("shard"), message.get("digest")) if isinstance(message, dict) else (None, None)
-    if not isinstance(shard, int) or not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:
+    if not isinstance(shard, int) or not isinstance(digest, str) or len(digest) != 2 * _DIGEST_BYTES:
         return None
-    return shard, bytes.fromhex(digest)
+    try:
+        return shard, bytes.fromhex(digest)
+    except ValueError:
+        return None
 
 
 def _settle(task: Any, ended: Future[Any]) -> None:

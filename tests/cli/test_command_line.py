@@ -29,7 +29,7 @@ VALUES: dict[str, object] = {
     "--enroll": "https://mdm.example/", "--identity": "scep", "--keys": "pool:2", "--ca": ("ca.pem",),
     "--insecure": True, "--enroll-retries": 2, "--lom-network": "memory", "--apns": "127.0.0.1:2197",
     "--apns-tls": "apns", "--apns-cert": "apns.pem", "--apns-key": "apns.key", "--apns-provider-ca": ("ca.pem",),
-    "--apns-strict": True, "--apns-delay": "constant:2", "--apns-power-saving": 2.0,
+    "--on-loss": "abort", "--apns-strict": True, "--apns-delay": "constant:2", "--apns-power-saving": 2.0,
 }  # fmt: skip
 NEEDS = {
     "--keys": {"identity": "scep"},
