@@ -42,13 +42,10 @@ def check_places(options: Mapping[str, Any]) -> None:
         raise click.UsageError(
             f"--executor takes dask=SCHEDULER, such as dask=tls://scheduler:8786; found {options['executor']!r}"
         )
-    for name in ("join_file", "join_timeout"):
-        if options[name] is not None and options["listen"] is None:
-            raise click.UsageError(f"--{name.replace('_', '-')} goes with --listen")
-    if options["join_file"] is not None and options["executor"] is not None:
-        raise click.UsageError(
-            "--executor starts the workers, each with a join secret of its own: leave out --join-file"
-        )
+    if options["join_file"] is not None and (options["listen"] is None or options["executor"] is not None):
+        raise click.UsageError("--join-file goes with --listen, without --executor, whose workers need none")
+    if options["join_timeout"] is not None and not elsewhere:
+        raise click.UsageError("--join-timeout goes with --listen or --executor")
     if options["advertise"] is not None and not any(options[name] for name in ("listen", "lab_listen", "executor")):
         raise click.UsageError("--advertise goes with --listen, --lab-listen or --executor")
 

@@ -15,11 +15,6 @@ class ListenAt(NamedTuple):
     port: int = 0
     names: tuple[str, ...] = ("127.0.0.1", "localhost")
 
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
-        return _address(self.host).is_loopback
-
 
 LOOPBACK = ListenAt("127.0.0.1")
 
@@ -34,6 +29,18 @@ def listen_at(address: tuple[str, int], name: str | None, option: str) -> Listen
         )
     own = [] if _address(host).is_unspecified else [host]
     return ListenAt(host, port, tuple(dict.fromkeys([*([] if name is None else [name]), *own])))
+
+
+def address_of(text: str, option: str) -> str:
+    """An IP address that an operator typed, with or without brackets. Raises OperatorError."""
+    host = text.strip("[]")
+    try:
+        _address(host)
+    except ValueError:
+        raise OperatorError(
+            f"Expected an IP address of this machine for {option}, found {text!r}. Give its name with --advertise."
+        ) from None
+    return host
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
