@@ -62,7 +62,7 @@ def kill(party: Party) -> str:
 def stop(party: Party) -> str:
     """Stop the worker for longer than ``load.worker_timeout``; it goes on later."""
     os.kill(party.second.pid, signal.SIGSTOP)
-    party.run.wait_for("given up")
+    party.run.wait_for("; lost at ")
     os.kill(party.second.pid, signal.SIGCONT)
     status, _ = ended(party.second)
     return f"the worker, when it went on: {status}"
