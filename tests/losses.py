@@ -24,22 +24,30 @@ from threading import Timer
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from forked import SECONDS, Forked
 from joined_runs import ended, enrolled, listening_run, worker
 from machines import CONDUCTOR, Machines, machines
 from started_runs import MACS, SCENARIO, StartedRun, started_run
 
+from agent.pki.issuing.authority import Authority, Usage
+
 PATIENCE = ("--set", "load.worker_timeout=10")
 PHASE_SECONDS = 6
 SLOW_ENROLLMENT = ("--set", "phase.enroll.rate=1")
 NO_END = """
+import time
 import agent.load.shard
-from twisted.internet.defer import Deferred
-async def never(plan, deliver): await Deferred()
-agent.load.shard.send_trace = never
+from agent.load.control import TracePiece
+async def endless(plan, deliver):
+    while True:
+        await deliver(TracePiece(b" "))
+        time.sleep(0.1)
+agent.load.shard.send_trace = endless
 """
 STAGES = {"enrolling": "enroll: started", "in sessions": "checkin: started", "delivering": "checkin: finished"}
 PORT = 8790
+DASK_SECONDS = 30.0
 
 
 @dataclass
@@ -104,6 +112,12 @@ def kill_conductor(party: Party) -> str:
     return f"the worker: {status}"
 
 
+def slow(party: Party) -> str:
+    """Delay every packet to the worker by 100 ms, and lose one in a hundred."""
+    works = party.machines.delay(1, "delay", "100ms", "10ms", "loss", "1%")
+    return "" if works else "this kernel has no netem: nothing was delayed"
+
+
 LOSSES = {
     "killed": kill,
     "stopped for good": stop,
@@ -112,6 +126,7 @@ LOSSES = {
 }
 MORE = {
     "cable pulled for 3 s": cut_shortly,
+    "100 ms and 1 % of the packets": slow,
     "SIGTERM": terminate,
     "conductor killed": kill_conductor,
 }
@@ -162,18 +177,38 @@ def not_all_joined() -> str:
             return row("killed", "before all have joined", folder, run)
 
 
+def certificates(folder: Path) -> list[str]:
+    """Certificates for Dask's TLS, as options of its commands, and in the environment for its client."""
+    authority = Authority.create("Dask")
+    identity = authority.issue("dask", Usage(server_auth=True, client_auth=True), names=["127.0.0.1"])
+    key = identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pems = {"ca-file": authority.certificate.public_bytes(Encoding.PEM)}
+    pems |= {"cert": identity.certificate.public_bytes(Encoding.PEM), "key": key}
+    options = []
+    for name, pem in pems.items():
+        path = folder / f"{name}.pem"
+        path.write_bytes(pem)
+        options += [f"--tls-{name}", str(path)]
+        variable = "CA_FILE" if name == "ca-file" else f"CLIENT__{name.upper()}"
+        os.environ[f"DASK_DISTRIBUTED__COMM__TLS__{variable}"] = str(path)
+    return options
+
+
 @contextmanager
-def dask(workers: int) -> Iterator[list[Popen[bytes]]]:
-    """A scheduler and so many workers with one slot each."""
+def dask(folder: Path, workers: int) -> Iterator[list[Popen[bytes]]]:
+    """A scheduler and so many workers with one slot each, over TLS."""
+    tls = certificates(folder)
     python = [sys.executable, "-m"]
-    scheduler = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(PORT), "--no-dashboard"]
-    member = ["distributed.cli.dask_worker", f"tcp://127.0.0.1:{PORT}", "--no-nanny", "--no-dashboard"]
+    scheduler = ["distributed.cli.dask_scheduler", "--protocol", "tls", "--port", str(PORT), "--no-dashboard", *tls]
+    member = ["distributed.cli.dask_worker", f"tls://127.0.0.1:{PORT}", "--no-nanny", "--no-dashboard", *tls]
     slot = ["--nthreads", "1", "--resources", "lom-agent=1"]
     started = []
     try:
         for command in [scheduler, *([[*member, *slot]] * workers)]:
-            started.append(Popen([*python, *command], stdout=DEVNULL, stderr=DEVNULL, start_new_session=True))
-        time.sleep(20.0)  # until they are registered
+            log = (folder / f"dask-{len(started)}.log").open("wb")
+            started.append(Popen([*python, *command], stdout=DEVNULL, stderr=log, start_new_session=True))
+            log.close()
+        time.sleep(DASK_SECONDS)  # until they are registered
         yield started
     finally:
         for process in started:
@@ -184,9 +219,9 @@ def dask(workers: int) -> Iterator[list[Popen[bytes]]]:
 
 def on_dask(what: str, lost: int | None) -> str:
     """One row: the scheduler (0) or a worker of Dask is killed while the Macs are in sessions."""
-    with TemporaryDirectory() as name, dask(2) as processes:
+    with TemporaryDirectory() as name, dask(Path(name), 3) as processes:
         folder = Path(name)
-        options = ("--executor", f"dask=tcp://127.0.0.1:{PORT}", "--join-timeout", "90", *PATIENCE)
+        options = ("--executor", f"dask=tls://127.0.0.1:{PORT}", "--join-timeout", "90", *PATIENCE)
         trace = ("--trace", str(folder / "trace.jsonl"))
         with started_run(folder, PHASE_SECONDS, *options, *trace, scenario=SCENARIO) as run:
             if lost is not None:

@@ -35,7 +35,7 @@ from agent.load.run_facts import RunFacts
 from agent.load.run_record import WorkerRecord
 from agent.load.shard import ShardEnd
 from agent.load.shard_plan import ShardPlan, decode_result, encode
-from agent.load.trace_home import TraceHome
+from agent.load.trace_home import PIECE_BYTES, TraceHome
 from agent.measure.live import RunObserver
 from agent.net.timing import RunClock
 from agent.push.reasons import OwnCause
@@ -188,7 +188,7 @@ class WorkersOfRun(RunFacts):
         if problem is not None and problem not in self._record.problems:
             self._record.problems.append(problem)
         limit = self._workers[link.shard].limit
-        if limit is not None and limit.is_set:
+        if limit is not None and limit.is_set and len(octets) == PIECE_BYTES:  # a shorter one is the last
             limit.set(FINISH_SECONDS)
         link.send(Taken())
 

@@ -5,6 +5,7 @@ The first has the conductor. Its address is on no cable, so that cutting one cut
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ class Machines:
     def cut(self, number: int) -> None:
         """Pull the cable of a worker's machine."""
         self.conductor.place.ip("link", "set", self.workers[number].cable, "down")
+
+    def delay(self, number: int, *how: str) -> bool:
+        """Delay and lose packets to a worker's machine (tc-netem(8)); False where the kernel has no netem."""
+        words = ["tc", "qdisc", "add", "dev", self.workers[number].cable, "root", "netem", *how]
+        done = subprocess.run(self.conductor.place.command(*words), capture_output=True, timeout=60, check=False)
+        return done.returncode == 0
 
     def plug(self, number: int) -> None:
         """Plug it in again."""
