@@ -23,6 +23,7 @@ RESOURCE = "lom-agent"  # of a Dask worker: how many shards it takes
 CLIENT_SECONDS = 10.0  # in which the scheduler answers
 CLOSE_SECONDS = 2.0
 _DIGEST_BYTES = 32  # SHA-256
+_MAX_PORT = 65535
 _START = f"dask worker SCHEDULER --resources {RESOURCE}=1"
 
 
@@ -30,6 +31,8 @@ def own_address(scheduler: str) -> str:
     """The address of this machine on the way to the scheduler. Raises OperatorError."""
     host, _, port = scheduler.rpartition("://")[2].rpartition(":")
     try:
+        if int(port) > _MAX_PORT:  # getaddrinfo would take the rest of it
+            raise ValueError("no port")
         family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
             probe.connect(address)  # of UDP: nothing is sent

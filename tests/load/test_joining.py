@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import click
 import pytest
+import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent.cli.distributed import check_places
+from agent.cli.run import run
+from agent.cli.worker import worker
 from agent.errors import OperatorError
 from agent.load import trace_home
 from agent.load.admission import Admission, Refusal, digest_of
@@ -15,9 +21,11 @@ from agent.load.control import ANY_SHARD, ClockAnswer, ControlError, Hello
 from agent.load.dask_launching import RESOURCE, places
 from agent.load.joining import MOST_BYTES, Invitation, JoinFile, encoded, read_join_file, without_secret
 from agent.load.listening import listen_at
+from agent.load.machine import workers_of
 from agent.load.shard_clock import SAMPLES, ShardClock
 from agent.load.trace_home import TraceHome
 from agent.pki.issuing.authority import Authority
+from agent.scenario.reading import scenario_from
 
 CA = Authority.create("run").certificate.public_bytes(Encoding.DER)
 INVITATION = Invitation(host="10.0.0.1", port=7700, ca=CA, run="epoch", secret="very secret")
@@ -189,3 +197,64 @@ def test_trace_that_nobody_asked_for_ends_the_link() -> None:
 
 def test_any_shard_is_not_the_number_of_one() -> None:
     assert INVITATION.shard == ANY_SHARD == -1
+
+
+# The command line.
+
+
+NOTHING = dict.fromkeys(
+    ("listen", "join_file", "join_timeout", "executor", "lab_listen", "advertise", "state", "resume")
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"listen": "10.0.0.1:1", "state": "run.sqlite"}, "leave them out, or --listen"),
+        ({"executor": "dask=s:1", "resume": "run.sqlite"}, "leave them out, or --executor"),
+        ({"executor": "slurm"}, "takes dask=SCHEDULER"),
+        ({"join_file": "join.json"}, "--join-file goes with --listen"),
+        ({"join_file": "join.json", "listen": "10.0.0.1:1", "executor": "dask=s:1"}, "without --executor"),
+        ({"join_timeout": 5.0}, "--join-timeout goes with --listen or --executor"),
+        ({"advertise": "load.example"}, "--advertise goes with --listen"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, object], reason: str) -> None:
+    with pytest.raises(click.UsageError, match=reason):
+        check_places({**NOTHING, **options})
+
+
+def test_workers_elsewhere_have_a_number_and_interfaces_of_their_own() -> None:
+    phases = {"phase": [{"kind": "enroll"}]}
+    with pytest.raises(OperatorError, match="Expected the number of workers on other machines"):
+        workers_of(scenario_from(phases), elsewhere=True)
+    scenario = scenario_from({**phases, "load": {"workers": 3}, "lom": {"network": "interface:eth0"}})
+    assert workers_of(scenario, elsewhere=True) == 3
+    with pytest.raises(OperatorError, match="the addresses of an interface belong to one process"):
+        workers_of(scenario)
+
+
+# The documentation.
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text(encoding="utf-8")
+
+
+def test_manifest_of_the_documentation_starts_commands_that_exist() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    service, conductor, workers = yaml.safe_load_all(block)
+    assert [each["kind"] for each in (service, conductor, workers)] == ["Service", "Job", "Job"]
+    assert workers["spec"]["completionMode"] == "Indexed"
+    assert workers["spec"]["backoffLimit"] == 0
+    command = conductor["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert command[:2] == ["lom-agent", "run"]
+    (shell,) = workers["spec"]["template"]["spec"]["containers"]
+    program, first, words = shell["command"][:3]
+    assert (program, first, words.split()[:3]) == ("sh", "-c", ["exec", "lom-agent", "worker"])
+    used = {"run": set(command), "worker": set(words.split())}
+    known = {"run": run.params, "worker": worker.params}
+    for name, options in used.items():
+        names = {opt for parameter in known[name] for opt in parameter.opts}
+        assert {option for option in options if option.startswith("--")} <= names
+    count = command[command.index("--workers") + 1]
+    assert int(count) == workers["spec"]["completions"] == workers["spec"]["parallelism"]
