@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from twisted.internet.task import LoopingCall
 
 from agent.errors import OperatorError
 from agent.load.changes import RunChanges
-from agent.load.control import Alive, Begin, Finish, GatewayStalled, Settle, StartPhase
+from agent.load.control import Alive, Begin, Finish, GatewayStalled, Message, Settle, StartPhase
 from agent.load.control_link import ControlServer
 from agent.load.gateway import APNsPlan
 from agent.load.launching import Launcher
@@ -31,6 +32,7 @@ from agent.load.run_keeping import RunKeeper
 from agent.load.run_record import RunRecord, WorkerRecord
 from agent.load.run_state import RunState
 from agent.load.server import ServerSide
+from agent.load.shard_clock import AGAIN_SECONDS
 from agent.load.shard_link import ALIVE_SECONDS
 from agent.load.shard_plan import ShardPlan
 from agent.load.silence import SilenceWatch
@@ -96,6 +98,8 @@ class Conductor(WorkersOfRun):
         self._link = ControlServer(reactor, len(self._workers), self, listen.names)
         self._heartbeat = LoopingCall(lambda: self._link.broadcast(Alive()))
         self._heartbeat.clock = reactor
+        self._clock_looks = LoopingCall(self._measure_clocks)
+        self._clock_looks.clock = reactor
         self._monitor = LoopMonitor(reactor)
         self._kept = RunKeeper(state, self._record, self._monitor, self._clock, self._not_kept)
         lab_state = None if state is None else Path(f"{state.path}.lab")
@@ -186,10 +190,9 @@ class Conductor(WorkersOfRun):
     async def _conduct(self) -> None:
         await self._all_ready()
         elapsed, lead = self._kept.elapsed, self._lead
+        self._clock_looks.start(AGAIN_SECONDS, now=False)
         at = self._clock() + lead
-        for number, worker in enumerate(self._workers):
-            if worker.clock.best is not None:
-                self._link.send(number, Begin(at, worker.clock.best.offset, int(elapsed)))
+        self._send_each(lambda offset: Begin(at, offset, int(elapsed)))
         await sleep(self._reactor, lead)
         began = at - elapsed
         self._changes = changes = RunChanges(
@@ -209,7 +212,7 @@ class Conductor(WorkersOfRun):
             starts = max(self.elapsed + lead, phase.start_at or 0.0)
             self.phases[number].started_s = self._kept.phase_started(number, starts)
             self._monitor.enter(number)
-            self._link.broadcast(StartPhase(number, began + starts))
+            self._send_each(partial(StartPhase, number, began + starts))
             self._end_phase(number)
             if phase.wait:
                 await self.phases[number].ended
@@ -242,10 +245,16 @@ class Conductor(WorkersOfRun):
                 if limit.active():
                     limit.cancel()
 
+    def _send_each(self, message: Callable[[float], Message]) -> None:
+        """Send a message with the offset of its clock to each worker."""
+        for number, worker in enumerate(self._workers):
+            if worker.offset is not None:
+                self._link.send(number, message(worker.offset.offset))
+
     @property
     def _lead(self) -> float:
         """How long before its moment a start is sent, so that it arrives in time (seconds)."""
-        trips = [worker.clock.best.round_trip for worker in self._workers if worker.clock.best is not None]
+        trips = [worker.offset.round_trip for worker in self._workers if worker.offset is not None]
         return min(MOST_LEAD_SECONDS, max(LEAST_LEAD_SECONDS, *(ROUND_TRIPS * trip for trip in trips)))
 
     def _not_joined(self) -> None:
@@ -291,8 +300,9 @@ class Conductor(WorkersOfRun):
         self._observer.look(self.view())
         self._link.close()
         self._launcher.close()
-        if self._heartbeat.running:
-            self._heartbeat.stop()
+        for loop in (self._heartbeat, self._clock_looks):
+            if loop.running:
+                loop.stop()
         await self._pushes.close()
         await self._server.close()
         self._kept.close(finished=self._is_over and self.incomplete_because is None)

@@ -162,10 +162,11 @@ class Begin(msgspec.Struct, tag="begin", frozen=True):
 
 
 class StartPhase(msgspec.Struct, tag="start", frozen=True):
-    """Start a phase, by its number in the scenario, at ``at``, a time of the run's clock."""
+    """Start a phase, by its number in the scenario, at ``at``, a time of the run's clock; ``offset`` as in Begin."""
 
     phase: int
     at: float
+    offset: float
 
 
 class Pause(msgspec.Struct, tag="pause", frozen=True):

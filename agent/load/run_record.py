@@ -17,7 +17,7 @@ from agent.fleet.population import Population
 from agent.load.control import ControlError, Second
 from agent.load.overload import Span
 from agent.load.phases.run import operation_of
-from agent.load.shard_clock import ShardClock
+from agent.load.shard_clock import ClockOffset, ShardClock
 from agent.load.shard_plan import ShardResult, cut
 from agent.measure.live import LiveView, PhaseState, PhaseView, Recent
 from agent.measure.metrics import Metrics
@@ -137,6 +137,9 @@ class WorkerRecord:
     elsewhere: bool = False
     """Whether it runs on another machine, so that its address names it."""
     clock: ShardClock = field(default_factory=ShardClock)
+    """The measurement in progress, or the last one."""
+    offset: ClockOffset | None = None
+    """What the last complete measurement of its clock found."""
     ready: Deferred[None] = field(default_factory=Deferred)
     """Fires when it can start phases; fails with the reason if it never can."""
     settled: Deferred[None] = field(default_factory=Deferred)
@@ -315,7 +318,7 @@ class RunRecord:
                 **worker.facts,
                 "silent_s": silent_s(number),
                 "lost": None if worker.lost is None else worker.lost.facts,
-                "clock": worker.clock.facts if worker.elsewhere else None,
+                "clock": worker.offset.facts if worker.elsewhere and worker.offset is not None else None,
                 "phases": [] if worker.result is None else phases_of(self.phases, worker.result.spans, number),
             }
             for number, worker in enumerate(self.workers)

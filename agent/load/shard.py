@@ -148,8 +148,9 @@ class Shard:
         self._finish(reason)
 
     def _got_plan(self, octets: bytes) -> None:
-        self._plan = own_trace(decode_plan(octets))
+        self._plan = decode_plan(octets)
         self._joined = True
+        self._plan = own_trace(self._plan)
         self._link.patience = self._plan.scenario.load.worker_timeout
         self._before = ShardResult(shard=self._plan.shard, metrics={})
         if self._watch is not None:
@@ -277,8 +278,9 @@ class Shard:
                 self._parts.clock.synchronise(offset)
                 self._begins = at, second
                 self._at(at, self._begin)
-            case StartPhase(phase, at):
+            case StartPhase(phase, at, offset) if self._parts is not None:
                 self._check_phase(phase)
+                self._parts.clock.synchronise(offset)
                 self._at(at, partial(self._start, phase))
             case Pause(at) if self._parts is not None:
                 self._parts.pause(at)

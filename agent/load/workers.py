@@ -34,6 +34,7 @@ from agent.load.launching import Launcher
 from agent.load.run_facts import RunFacts
 from agent.load.run_record import WorkerRecord
 from agent.load.shard import ShardEnd
+from agent.load.shard_clock import ShardClock
 from agent.load.shard_plan import ShardPlan, decode_result, encode
 from agent.load.trace_home import PIECE_BYTES, TraceHome
 from agent.measure.live import RunObserver
@@ -92,6 +93,7 @@ class WorkersOfRun(RunFacts):
             case ClockAnswer():
                 worker.clock.answered(message, self._clock())
                 if worker.clock.is_measured:
+                    worker.offset = worker.clock.best
                     worker.start()
                 else:
                     link.send(ClockQuestion(worker.clock.ask(self._clock())))
@@ -150,6 +152,13 @@ class WorkersOfRun(RunFacts):
             self.give_up(shard, f"{worker.name(shard)} lost its control link: {worker.link_error}")
         elif worker.death is not None:
             self.give_up(shard, worker.death)
+
+    def _measure_clocks(self) -> None:
+        """Measure the clock of each worker again; one that has not answered yet is not asked once more."""
+        for number, worker in enumerate(self._workers):
+            if worker.is_ready and worker.clock.is_measured:
+                worker.clock = ShardClock()
+                self._link.send(number, ClockQuestion(worker.clock.ask(self._clock())))
 
     # Called by SilenceWatch.
 

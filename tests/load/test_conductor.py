@@ -23,7 +23,9 @@ from agent.fleet.population import Population
 from agent.load.conductor import Conductor
 from agent.load.launching import LocalLauncher
 from agent.load.run_facts import INTERRUPTED
+from agent.load.shard_clock import ClockOffset
 from agent.load.shard_plan import cut
+from agent.measure.live import LiveView
 from agent.plists import dump_xml
 from agent.push.counts import merge_push_counts
 from agent.scenario.reading import scenario_from
@@ -265,3 +267,25 @@ def test_shard_reports_why_it_cannot_start(run_in_reactor: RunInReactor) -> None
             await load_run(ENROLL, workers=1, lom={"network": "interface:nowhere0"})
 
     run_in_reactor(scenario())
+
+
+def test_clocks_are_measured_again_during_a_run_and_phases_start_by_the_last_measurement(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.load.conductor.AGAIN_SECONDS", 0.05)
+    conductors: list[Conductor] = []
+    first: list[list[ClockOffset | None]] = []
+
+    def look(view: LiveView) -> None:
+        if not first and view.phases[0].started_s is not None:
+            first.append([worker.offset for worker in conductors[0]._workers])
+
+    async def scenario() -> Conductor:
+        idle = {"kind": "idle", "seconds": 2.5}
+        return await load_run(idle, ENROLL, onlooker=Onlooker(look), started=conductors.append)
+
+    conductor = run_in_reactor(scenario())
+    last = [worker.offset for worker in conductor._workers]
+    assert all(before is not after for before, after in zip(first[0], last, strict=True))
+    assert conductor.incomplete_because is None
+    assert conductor.phases[1].state.done == 8

@@ -93,7 +93,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(GatewayStalled, st.floats(0, 1e6)),
     st.builds(RefusalAnswer, counts, st.none() | st.sampled_from(OwnCause)),
     st.builds(Begin, st.floats(allow_nan=False), st.floats(allow_nan=False), st.integers(0, 1000)),
-    st.builds(StartPhase, st.integers(0, 1000), st.floats(0, 1e10)),
+    st.builds(StartPhase, st.integers(0, 1000), st.floats(0, 1e10), st.floats(0, 1e10)),
     pushes,
     st.builds(Finish, st.text(max_size=100)),
 )

@@ -130,3 +130,38 @@ def test_a_stopped_run_ends_its_workers(tmp_path: Path) -> None:
         for process in (one, two):
             status, said = ended(process)
             assert (status, "control link was lost" in said) == (1, True), said
+
+
+def test_lom_crosses_the_interfaces_of_each_machine(tmp_path: Path) -> None:
+    scenario = """
+[fleet]
+devices = 4
+segment_size = 2
+boot = "constant:0.1"
+shutdown = "constant:0.1"
+[load]
+workers = 2
+[lom]
+network = "interface:eth0"
+[[phase]]
+kind = "enroll"
+[[phase]]
+kind = "lom_setup"
+[[phase]]
+kind = "lom"
+request = "Reset"
+rate = 10
+"""
+    with machines(2) as found:
+        one, two = (machine.place.entrance for machine in found.workers)
+        with (
+            listening_run(
+                tmp_path, 0, address=CONDUCTOR, patch=found.conductor.place.entrance, scenario=scenario
+            ) as run,
+            worker(tmp_path, patch=one) as first,
+            worker(tmp_path, patch=two) as second,
+        ):
+            assert [ended(first)[0], ended(second)[0]] == [0, 0]
+            assert run.end() == 0, run.said
+    assert run.results["operations"]["lom_device"]["count"] == 4
+    assert run.results["errors"] == []

@@ -154,7 +154,7 @@ def test_sample_with_the_shortest_round_trip_counts() -> None:
     assert clock.is_measured
     assert clock.best is not None
     assert clock.best.offset == pytest.approx(900.0)
-    assert clock.facts == {"ahead_ms": pytest.approx(5000.0), "error_ms": pytest.approx(10.0)}
+    assert clock.best.facts == {"ahead_ms": pytest.approx(5000.0), "error_ms": pytest.approx(10.0)}
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from started_runs import SCENARIO, StartedRun, started_run, wait_for_file
 
 @contextmanager
 def listening_run(
-    folder: Path, seconds: float, *arguments: str, address: str = "127.0.0.1", patch: str = ""
+    folder: Path, seconds: float, *arguments: str, address: str = "127.0.0.1", patch: str = "", scenario: str = SCENARIO
 ) -> Iterator[StartedRun]:
     """A run that waits for two workers; its join file is in ``folder``."""
     file = folder / "join.json"
     options = ("--listen", f"{address}:0", "--join-file", str(file), "--trace", str(folder / "trace.jsonl"))
-    with started_run(folder, seconds, *options, *arguments, scenario=SCENARIO, patch=patch) as run:
+    with started_run(folder, seconds, *options, *arguments, scenario=scenario, patch=patch) as run:
         wait_for_file(file)
         yield run
 
