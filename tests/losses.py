@@ -158,7 +158,7 @@ def row(what: str, stage: str, folder: Path, run: StartedRun, *said: str) -> str
         status = run.end()
     because, twice = "no results", "-"
     if (folder / "results.json").exists():
-        because = run.results["incomplete_because"] or "complete"
+        because = run.results.get("incomplete_because") or "complete"
     with suppress(OSError):
         times = Counter(enrolled(folder))
         twice = f"{sum(count > 1 for count in times.values())} of {MACS}"
