@@ -179,7 +179,7 @@ def not_all_joined() -> str:
 
 def certificates(folder: Path) -> list[str]:
     """Certificates for Dask's TLS, as options of its commands, and in the environment for its client."""
-    authority = Authority.create("Dask")
+    authority = Authority.create("CA of the Dask cluster")
     identity = authority.issue("dask", Usage(server_auth=True, client_auth=True), names=["127.0.0.1"])
     key = identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     pems = {"ca-file": authority.certificate.public_bytes(Encoding.PEM)}

@@ -77,7 +77,8 @@ class DaskLauncher:
             raise OperatorError(
                 "Expected the package distributed for --executor dask=…, found none. Install lom-agent[dask]."
             ) from error
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a lost scheduler does not concern the run
+        for name in [each for each in logging.Logger.manager.loggerDict if each.startswith("distributed")]:
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost scheduler does not concern the run
         try:
             return distributed.Client(self._scheduler, timeout=CLIENT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates in its configuration
