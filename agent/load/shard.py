@@ -201,6 +201,7 @@ class Shard:
         """Give the conductor the trace and the result; the problem of the shard, if there is one."""
         try:
             if self._link.is_open:
+                self._send(Snapshot(metrics))  # a trace takes its time, in which this worker may be lost
                 problem = await send_trace(self._plan, self._link.deliver) or problem
                 await self._link.deliver(Result(encode(self._result(metrics, problem))))
         except PeerError as error:

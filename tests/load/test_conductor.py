@@ -21,10 +21,11 @@ from twisted.internet.task import Clock
 from agent.errors import OperatorError
 from agent.fleet.population import Population
 from agent.load.conductor import Conductor
+from agent.load.control import ControlError
 from agent.load.launching import LocalLauncher
 from agent.load.run_facts import INTERRUPTED
 from agent.load.shard_clock import ClockOffset
-from agent.load.shard_plan import cut
+from agent.load.shard_plan import ShardPlan, cut
 from agent.measure.live import LiveView
 from agent.plists import dump_xml
 from agent.push.counts import merge_push_counts
@@ -289,3 +290,34 @@ def test_clocks_are_measured_again_during_a_run_and_phases_start_by_the_last_mea
     assert all(before is not after for before, after in zip(first[0], last, strict=True))
     assert conductor.incomplete_because is None
     assert conductor.phases[1].state.done == 8
+
+
+class Elsewhere(LocalLauncher):
+    """Shards in threads here, as if they were on other machines."""
+
+    elsewhere = True
+
+
+def test_worker_lost_while_it_delivers_has_its_measurements_in_the_results(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def send_trace(plan: ShardPlan, _deliver: object) -> None:
+        if plan.shard == 1:
+            raise ControlError("the cable was pulled")
+
+    monkeypatch.setattr("agent.load.shard.send_trace", send_trace)
+    looker = Onlooker()
+
+    async def scenario() -> Conductor:
+        return await load_run(
+            ENROLL, onlooker=looker, launcher=Elsewhere, trace=lambda shard: str(tmp_path / f"trace.{shard}")
+        )
+
+    conductor = run_in_reactor(scenario())
+    assert conductor.metrics().summary("enroll").count == 8
+    [first, second] = conductor.generator()
+    assert (first["lost"], first["clock"] is None) == (None, False)
+    assert second["lost"]["first_mac"] == 4
+    assert second["lost"]["measured_s"] == conductor._workers[1].second + 1  # all that it reported
+    assert "Macs (4 to 7 of the fleet, " in str(conductor.incomplete_because)
+    assert any("worker 1 (127.0.0.1) lost its control link" in note for note in looker.notes)

@@ -72,6 +72,7 @@ async def load_run(
     trace: Callable[[int], str | None] | None = None,
     started: Callable[[Conductor], None] = lambda _conductor: None,
     controlled: bool = False,
+    launcher: type[LocalLauncher] = LocalLauncher,
     **tables: Any,
 ) -> Conductor:
     """Run these phases to their end. ``tables`` are the scenario's other tables."""
@@ -87,7 +88,7 @@ async def load_run(
     conductor = Conductor(
         reactor,
         scenario,
-        LocalLauncher(own),
+        launcher(own),
         workers,
         onlooker or Onlooker(),
         apns=apns_plan(scenario),
