@@ -50,6 +50,13 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
     "complaints._LACKS": (pumped("Object missing required field `", "a"), pumped("", "Object missing required ")),
     "complaints._STEP": (pumped("[", "1"), pumped(".", "a", "["), pumped("", "[1"), pumped("", "["), pumped("", ".")),
     "ddm._RFC_3339": (pumped("2026-11-28T12:00:00.", "1", "x"), pumped("2026-11-28T12:00:00+", "0"), pumped("", "0")),
+    "digest._PART": (
+        pumped("", "a", "?"),
+        pumped("a", " ", "?"),
+        pumped('a="', "b"),
+        pumped("a=", "b", '"'),
+        pumped('a="b"', " ", "?"),
+    ),
     "exchanges._XML_DATA": (pumped("<data>", "a"), pumped("", "<data>"), pumped("", "<data")),
     "exchanges._XML_SECRET": (
         pumped("<key>", "a"),

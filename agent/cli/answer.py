@@ -27,6 +27,8 @@ _MAX_COMMAND_BYTES = 8 * 1024 * 1024
 )
 @scenario_option("--segment-size")
 @scenario_option("--seed")
+@scenario_option("--os")
+@scenario_option("--model")
 @click.option(
     "--dialect",
     type=click.Choice([dialect.value for dialect in Dialect]),
@@ -34,7 +36,23 @@ _MAX_COMMAND_BYTES = 8 * 1024 * 1024
     show_default=True,
     help="Respond to LOM commands with the keys of Apple's schema, or of the example on Apple's page.",
 )
-def answer(command: IO[bytes], device: int, segment_size: int, seed: str, dialect: str) -> None:
+@click.option(
+    "--channel",
+    type=click.Choice(["device", "user"]),
+    default="device",
+    show_default=True,
+    help="Where the command comes: some are for the channel of the logged-in user.",
+)
+def answer(
+    command: IO[bytes],
+    device: int,
+    segment_size: int,
+    seed: str,
+    os: str | None,
+    model: str | None,
+    dialect: str,
+    channel: str,
+) -> None:
     """Print what one Mac would answer to a command, as the XML plist that it would PUT.
 
     The Mac is enrolled with every access right, and is a LOM Device and a LOM Controller; the other Macs of its segment
@@ -43,8 +61,8 @@ def answer(command: IO[bytes], device: int, segment_size: int, seed: str, dialec
     with importing():
         from agent.device.answering import answer_command
     octets = command.read(_MAX_COMMAND_BYTES + 1)
-    population = Population(seed, device + segment_size, segment_size)
-    sys.stdout.buffer.write(answer_command(population, device, octets, Dialect(dialect), _warn))
+    population = Population(seed, device + segment_size, segment_size, os=os, model=model)
+    sys.stdout.buffer.write(answer_command(population, device, octets, Dialect(dialect), _warn, channel))
 
 
 def _warn(text: str) -> None:

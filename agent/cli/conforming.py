@@ -111,7 +111,7 @@ def _tested(
         target = target_of(reactor, scenario)
         if manual:
             target.adapter, target.server = "manual", ManualServer(reactor, say)
-        seed, os = scenario.fleet.seed, scenario.fleet.os
+        seed, os = scenario.fleet.seed, scenario.fleet.population.os
         header = Header(
             started=time.time(),
             seed=seed,

@@ -39,7 +39,8 @@ from agent.fleet.population import DEFAULT_SEED
     "--os",
     "os_version",
     metavar="VERSION",
-    help="The macOS of the Macs of --devices: a release, such as 26.4, or a major version, such as 27.",
+    help="The macOS of the Macs of --devices: a release, such as 26.4, a major version, such as 27, or several, such "
+    "as 26.4,27 or 26=3,27=1.",
 )
 @click.option("--model", metavar="IDENTIFIER", help="The model of the Macs of --devices, such as Mac16,10.")
 @click.option(
@@ -125,6 +126,20 @@ from agent.fleet.population import DEFAULT_SEED
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
     help="How long after NotNow a Mac opens a session by itself.",
+)
+@click.option(
+    "--tls-floor",
+    type=click.Choice(["apple-2026", "warn", "off"]),
+    default="warn",
+    show_default=True,
+    help="What Macs with macOS 27 or later do about a server below the TLS that Apple asks for from 2026 on.",
+)
+@click.option(
+    "--per-user-connections",
+    type=click.Choice(["required", "optional"]),
+    metavar="WORD",
+    help="Whether a Mac with macOS 15.1 or later refuses an enrollment profile without the server capability "
+    "com.apple.mdm.per-user-connections: required or optional.  [default: required]",
 )
 @click.option(
     "--poll",

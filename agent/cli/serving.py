@@ -199,7 +199,11 @@ def _settings(options: Mapping[str, Any], authorities: Authorities | None) -> Se
     anchors = read_anchors(options["ca"])
     if options["lab"] and authorities is not None:
         anchors += (authorities.anchor,)
-    behaviour = {name: options[name] for name in ("boot", "shutdown", "not_now_retry") if options[name] is not None}
+    behaviour = {
+        name: options[name]
+        for name in ("boot", "shutdown", "not_now_retry", "per_user_connections")
+        if options[name] is not None
+    }
     return ServiceSettings(
         seed=options["seed"],
         devices=options["devices"],
@@ -210,6 +214,7 @@ def _settings(options: Mapping[str, Any], authorities: Authorities | None) -> Se
         lom_network=options["lom_network"],
         anchors=anchors,
         insecure=options["insecure"],
+        tls_floor=options["tls_floor"],
         manual_clock=options["clock"] == "manual",
         poll=options["poll"],
         push=push,

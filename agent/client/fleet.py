@@ -16,6 +16,7 @@ from agent.client.start import Start, arguments_of
 from agent.client.text import event_text, exchange_text, rule_text
 from agent.faults.decisions import RuleCounts
 from agent.faults.rules import Rule
+from agent.fleet.models import OSChoice, os_text
 from agent.service.types import (
     AddMacs,
     AdvanceClock,
@@ -177,22 +178,22 @@ class Fleet:
         """Remove every Mac, without a CheckOut."""
         self._connection.delete(path("macs"), work=WORK_SECONDS)
 
-    def mac(self, *, os: str | None = None, model: str | None = None, seed: str | None = None) -> Device:
+    def mac(self, *, os: OSChoice | None = None, model: str | None = None, seed: str | None = None) -> Device:
         """Add one Mac, in a segment of its own."""
-        return self._add(AddMacs(count=1, os=os, model=model, seed=seed))[0]
+        return self._add(AddMacs(count=1, os=os_text(os), model=model, seed=seed))[0]
 
     def add(
-        self, count: int, *, segment_size: int | None = None, os: str | None = None, model: str | None = None,
+        self, count: int, *, segment_size: int | None = None, os: OSChoice | None = None, model: str | None = None,
         seed: str | None = None,
     ) -> list[Device]:  # fmt: skip
         """Add Macs, in segments of this size (None: one segment)."""
-        return self._add(AddMacs(count=count, segment_size=segment_size, os=os, model=model, seed=seed))
+        return self._add(AddMacs(count=count, segment_size=segment_size, os=os_text(os), model=model, seed=seed))
 
     def segment(
-        self, devices: int = 1, *, os: str | None = None, model: str | None = None, seed: str | None = None
+        self, devices: int = 1, *, os: OSChoice | None = None, model: str | None = None, seed: str | None = None
     ) -> Segment:
         """Add a segment: a LOM Controller, and this many Devices beside it."""
-        return Segment(self._connection, self._add(AddMacs(count=devices + 1, os=os, model=model, seed=seed)))
+        return Segment(self._connection, self._add(AddMacs(count=devices + 1, os=os_text(os), model=model, seed=seed)))
 
     # Rules.
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any, Literal, TypedDict
 
+from agent.fleet.models import OSChoice, os_text
+
 POLL_SECONDS = 0.2  # how often a Mac asks for commands where no gateway can push to it
 # Of a real Mac they are up to a minute. A test that is about them sets them, or uses the manual clock.
 BOOT = "constant:0.2"
@@ -32,8 +34,8 @@ class Start(TypedDict, total=False):
     """Macs that are there from the start and after each reset."""
     segment_size: int
     """Of the Macs of the start, in each segment."""
-    os: str
-    """Their release of macOS."""
+    os: OSChoice
+    """Their macOS: a release, a major version, several of them, or several with weights."""
     model: str
     """Their model identifier."""
     enroll: File
@@ -48,6 +50,10 @@ class Start(TypedDict, total=False):
     """How long an orderly shutdown takes; SHUTDOWN where it is missing."""
     not_now_retry: float
     """Seconds after NotNow until a Mac opens a session by itself; NOT_NOW_RETRY_SECONDS where it is missing."""
+    tls_floor: Literal["apple-2026", "warn", "off"]
+    """What those with macOS 27 or later do about a server below the TLS that Apple asks for."""
+    per_user_connections: Literal["required", "optional"]
+    """Whether they refuse an enrollment profile without the server capability com.apple.mdm.per-user-connections."""
     state: File
     """The file that keeps the Macs: a service that is started with it again goes on with them."""
     poll: float
@@ -61,6 +67,8 @@ def arguments_of(options: Mapping[str, Any]) -> list[str]:
         known = ", ".join(Start.__annotations__)
         raise TypeError(f"Expected options of a service, found {', '.join(unknown)}. Use {known}.")
     chosen = {"boot": BOOT, "shutdown": SHUTDOWN, "not_now_retry": NOT_NOW_RETRY_SECONDS, **options}
+    if "os" in options:
+        chosen["os"] = os_text(options["os"])
     if not (chosen.get("apns") or chosen.get("lab")):
         chosen.setdefault("poll", POLL_SECONDS)
     return [argument for name, value in chosen.items() for argument in _arguments(name.replace("_", "-"), value)]

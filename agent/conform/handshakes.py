@@ -9,10 +9,10 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from OpenSSL import SSL, crypto
 
+from agent.net.transport.floor import extended_master_secret
 from agent.pki.certificates import CertificateError, for_openssl, peer_chain, read_certificates
 from agent.pki.pem import certificate_pem
 
@@ -122,12 +122,4 @@ def _send(tls: SSL.Connection, sock: socket.socket) -> None:
 def _agreed(tls: SSL.Connection) -> Agreed:
     chain = tuple(certificate_pem(each).decode("ascii") for each in peer_chain(tls))
     version = tls.get_protocol_version_name()
-    return Agreed(version, tls.get_cipher_name() or "", _extended(tls, version), chain)
-
-
-def _extended(tls: Any, version: str) -> bool | None:
-    """Whether the extended master secret (RFC 7627) was agreed on."""
-    library: Any = getattr(SSL, "_lib", None)
-    if version == "TLSv1.3" or not hasattr(library, "SSL_get_extms_support") or not hasattr(tls, "_ssl"):
-        return None
-    return bool(library.SSL_get_extms_support(tls._ssl) == 1)
+    return Agreed(version, tls.get_cipher_name() or "", extended_master_secret(tls), chain)

@@ -9,12 +9,13 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent.errors import OperatorError
 from agent.fleet.population import Mac, Population
 from agent.lab.core import Lab
 from agent.lab.defects import NONE, Defects
 from agent.lab.server import LabServer
 from agent.load.server import ServerSide
-from agent.load.shard_plan import EnrollAt, server_config
+from agent.load.shard_plan import EnrollAt, EnrollAutomatically, server_config
 from agent.net.http.http1 import without_query
 from agent.net.transport.resolver import Resolver
 from agent.pki.certificates import read_certificate
@@ -72,6 +73,10 @@ def target_of(reactor: Any, scenario: Scenario) -> Target:
     if scenario.server.adapter == "lab" and scenario.server.lab is None:
         return embedded_lab(reactor, scep=scenario.server.identity == "scep")
     side = ServerSide(reactor, scenario, Population(scenario.fleet.seed, 1, 1))
+    if isinstance(side.enroll, EnrollAutomatically):
+        raise OperatorError(
+            'Expected server.enrollment = "profile", found "ade". The conformance check enrolls with a profile.'
+        )
     return Target(
         scenario.server.adapter,
         side.enroll.url if isinstance(side.enroll, EnrollAt) else side.enroll.profile,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from agent.device.commands import CommandSteps, carry_out
+from dataclasses import replace
+
+from agent.device.commands import carry_out
 from agent.device.mac import Device
-from agent.device.steps import ObtainIdentity, RelayItems
+from agent.device.steps import CommandSteps, ObtainIdentity, ReadDate, RelayItems
+from agent.device.supported import DEVICE_CHANNEL
 from agent.errors import OperatorError, PeerError
 from agent.fleet.population import Mac, Population
 from agent.lom.endpoint import LOMConfiguration
@@ -73,7 +76,12 @@ class OfflineMac:
 
 
 def answer_command(
-    population: Population, index: int, octets: bytes, dialect: Dialect, warn: Warn = ignore_warning
+    population: Population,
+    index: int,
+    octets: bytes,
+    dialect: Dialect,
+    warn: Warn = ignore_warning,
+    channel: str = DEVICE_CHANNEL,
 ) -> bytes:
     """The XML plist that Mac ``index`` would PUT for the command in ``octets``. The Macs of its segment are reachable.
 
@@ -83,10 +91,17 @@ def answer_command(
     if not 0 <= index < len(population):
         raise OperatorError(f"Expected the index of a Mac from 0 to {len(population) - 1}, found {index}.")
     macs = [population[number] for number in population.segment(population[index].segment)]
-    return answer_among(macs, index, octets, dialect, warn)
+    return answer_among(macs, index, octets, dialect, warn, channel)
 
 
-def answer_among(macs: list[Mac], index: int, octets: bytes, dialect: Dialect, warn: Warn = ignore_warning) -> bytes:
+def answer_among(
+    macs: list[Mac],
+    index: int,
+    octets: bytes,
+    dialect: Dialect,
+    warn: Warn = ignore_warning,
+    channel: str = DEVICE_CHANNEL,
+) -> bytes:
     """Like ``answer_command``, for a given list of the Macs of one segment."""
     devices, controllers = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
     book = AddressBook()
@@ -95,7 +110,7 @@ def answer_among(macs: list[Mac], index: int, octets: bytes, dialect: Dialect, w
         book.add(endpoint)
     chosen = macs_by_index[index]
     try:
-        command = parse_command(octets)
+        command = replace(parse_command(octets), channel=channel)
     except CommandMalformed as error:
         return Result(Status.COMMAND_FORMAT_ERROR).body(chosen.device.mac.udid, error.command_uuid)
     outcome = carry_out(chosen.device, command)
@@ -112,6 +127,8 @@ def _run(steps: CommandSteps, controller: OfflineMac, network: MemoryNetwork) ->
             match steps.send(answer):
                 case RelayItems(items):
                     answer = [network.relay(controller, item) for item in items]
+                case ReadDate():
+                    answer = 0.0  # no answer of a Mac that has done nothing before shows it
                 case ObtainIdentity(payload, _):
                     answer = NoNetwork(f"there is no network here to reach {payload.url}")
                 case need:

@@ -1,7 +1,7 @@
 """DeviceInformation and SecurityInfo: the value of each key, and the access right that it needs.
 
 Source: apple-schema commands/information.device.yaml, commands/information.security.yaml. Like a Mac, it omits keys
-that are unknown, that this model does not have, or for which the enrollment lacks the access right.
+that are unknown, that its macOS or this model does not have, or for which the enrollment lacks the access right.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from agent.device.filevault import filevault_information
 from agent.device.mac import Device
-from agent.mdm.access_rights import AccessRights
+from agent.device.supported import DEVICE_CHANNEL, answer_keys, query_exists, query_right
+from agent.device.users import users_of
 from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY
 
 Value = Callable[[Device], Any]
 
-CAPACITY_GB = 494.38  # a 500 GB disk as macOS reports it
-AVAILABLE_GB = 431.07
 _LAST_SCAN = datetime(2025, 1, 1, tzinfo=UTC).replace(tzinfo=None)  # plist dates are UTC without a time zone
 
 # By model identifier: SoftwareUpdateDeviceID (the hardware model in Apple's update service), and a part number.
@@ -37,36 +37,45 @@ _HARDWARE: Mapping[str, tuple[str, str]] = {
     "Mac15,14": ("J575dAP", "MU973LL/A"),
 }
 
-_ALWAYS: Mapping[str, Value] = {
+
+def _last_scan(device: Device) -> datetime:
+    """When the Mac looked for updates last."""
+    at = device.system.scanned_at
+    return _LAST_SCAN if at is None else datetime.fromtimestamp(at, UTC).replace(tzinfo=None)
+
+
+# By key of the schema: the function that returns its value; None where this Mac does not have the key.
+QUERIES: Mapping[str, Value] = {
     "AwaitingConfiguration": lambda device: device.settings.awaiting_configuration,
     "MDMOptions": lambda device: dict(device.settings.mdm_options),
-    "OrganizationInfo": lambda device: dict(device.settings.organization_info) or None,
-    "ProvisioningUDID": lambda device: device.mac.udid,
-    "PushToken": lambda device: device.mac.push_token,
+    "OrganizationInfo": lambda device: (
+        {key: value for key, value in device.settings.organization_info.items() if isinstance(value, str)} or None
+    ),
+    "ProvisioningUDID": lambda device: device.mac.provisioning_udid,
     "SoftwareUpdateDeviceID": lambda device: _HARDWARE[device.mac.model][0],
     "UDID": lambda device: device.mac.udid,
     "IsSupervised": lambda _: True,
-}
-_DEVICE: Mapping[str, Value] = {
-    "ActiveManagedUsers": lambda _: [],
-    "AutoSetupAdminAccounts": lambda _: [],
-    "AvailableDeviceCapacity": lambda _: AVAILABLE_GB,
+    "ActiveManagedUsers": lambda device: [] if device.user is None else device.user.managed_ids,
+    "AutoSetupAdminAccounts": lambda device: [
+        {"GUID": user.guid, "shortName": user.name} for user in users_of(device) if user.automatic
+    ],
+    "AvailableDeviceCapacity": lambda device: device.mac.available_gb,
     "BuildVersion": lambda device: device.mac.build_version,
-    "DeviceCapacity": lambda _: CAPACITY_GB,
+    "DeviceCapacity": lambda device: device.mac.capacity_gb,
     "DeviceName": lambda device: device.device_name,
-    "EACSPreflight": lambda device: "success" if device.mac.apple_silicon else "not supported",
+    "EACSPreflight": lambda _: "success",  # the Mac Pro with an Intel processor has a T2 chip
     "HasBattery": lambda _: False,
     "HostName": lambda device: device.host_name,
     "IsActivationLockEnabled": lambda _: False,
     "IsActivationLockSupported": lambda _: True,
     "IsAppleSilicon": lambda device: device.mac.apple_silicon,
-    "LocalHostName": lambda device: device.host_name,
+    "LocalHostName": lambda device: device.local_host_name,
     "Model": lambda device: device.mac.model,
     "ModelName": lambda device: device.mac.model_name,
-    "ModelNumber": lambda device: _HARDWARE[device.mac.model][1],
-    "OSUpdateSettings": lambda _: {
+    "ModelNumber": lambda device: _HARDWARE[device.mac.model][1] if device.mac.apple_silicon else None,
+    "OSUpdateSettings": lambda device: {
         "IsDefaultCatalog": True,
-        "PreviousScanDate": _LAST_SCAN,
+        "PreviousScanDate": _last_scan(device),
         "PerformPeriodicCheck": True,
         "AutoCheckEnabled": True,
         "BackgroundDownloadEnabled": True,
@@ -83,53 +92,52 @@ _DEVICE: Mapping[str, Value] = {
     "SupportsLOMDevice": lambda device: device.mac.has_10gb,
     "SupportsiOSAppInstalls": lambda device: device.mac.apple_silicon,
     "SystemIntegrityProtectionEnabled": lambda _: True,
-}
-_NETWORK: Mapping[str, Value] = {
+    "TimeZone": lambda device: device.mac.time_zone,
     "BluetoothMAC": lambda device: device.mac.bluetooth_mac,
     "EthernetMAC": lambda device: device.mac.macs[0],
     "WiFiMAC": lambda device: device.mac.wifi_mac,
-}
-_APPLICATIONS: Mapping[str, Value] = {
     "iTunesStoreAccountIsActive": lambda _: False,
 }
 
-# By key: the access right that it needs, and the function that returns its value.
-QUERIES: Mapping[str, tuple[AccessRights | None, Value]] = {
-    **{key: (None, value) for key, value in _ALWAYS.items()},
-    **{key: (AccessRights.DEVICE_INFORMATION, value) for key, value in _DEVICE.items()},
-    **{key: (AccessRights.NETWORK_INFORMATION, value) for key, value in _NETWORK.items()},
-    **{key: (AccessRights.MANAGE_APPLICATIONS, value) for key, value in _APPLICATIONS.items()},
-}
 
-
-def device_information(device: Device, queries: Iterable[str]) -> dict[str, Any]:
-    """The values of the requested keys that this Mac has and that the enrollment allows."""
+def device_information(device: Device, queries: Iterable[str], channel: str = DEVICE_CHANNEL) -> dict[str, Any]:
+    """The values of the requested keys that this Mac has on ``channel`` and that the enrollment allows."""
+    release = device.mac.os_version
     answers: dict[str, Any] = {}
     for key in queries:
-        right, value = QUERIES.get(key, (None, None))
-        if value is None or not (right is None or device.allows(right)):
+        value = QUERIES.get(key)
+        if value is None or not query_exists(key, release, channel):
             continue
-        found = value(device)
+        right = query_right(key)
+        found = value(device) if right is None or device.allows(right) else None
+        if isinstance(found, dict):  # a server can set keys that are not in the schema; they are not shown
+            known = answer_keys("DeviceInformation", f"QueryResponses/{key}", release, channel)
+            found = {name: each for name, each in found.items() if name in known}
         if found is not None:
             answers[key] = found
     return answers
 
 
-def security_information(device: Device) -> dict[str, Any]:
-    """The dictionary ``SecurityInfo``. Some keys are for Apple silicon only, others for Intel only."""
+def security_information(device: Device, channel: str = DEVICE_CHANNEL) -> dict[str, Any]:
+    """The dictionary ``SecurityInfo`` on ``channel``. Some keys are for Apple silicon only, others for Intel only."""
+    keys = answer_keys("SecurityInfo", "SecurityInfo", device.mac.os_version, channel)
+    return {key: value for key, value in _security_information(device).items() if key in keys}
+
+
+def _security_information(device: Device) -> dict[str, Any]:
     silicon = device.mac.apple_silicon
     enrollment = device.enrollment
     escrows = enrollment is not None and BOOTSTRAP_CAPABILITY in enrollment.capabilities
     information: dict[str, Any] = {
-        "FDE_Enabled": False,
-        "FDE_HasPersonalRecoveryKey": False,
-        "FDE_HasInstitutionalRecoveryKey": False,
+        **filevault_information(device),
         "SystemIntegrityProtectionEnabled": True,
         "FirewallSettings": {
             "FirewallEnabled": False,
             "BlockAllIncoming": False,
             "StealthMode": False,
             "Applications": [],
+            "LoggingEnabled": True,
+            "LoggingOption": "throttled",
         },
         "ManagementStatus": {
             "EnrolledViaDEP": False,
@@ -138,7 +146,7 @@ def security_information(device: Device) -> dict[str, Any]:
             "IsActivationLockManageable": False,
         },
         "SecureBoot": {"SecureBootLevel": "full", "ExternalBootLevel": "disallowed"},
-        "RemoteDesktopEnabled": False,
+        "RemoteDesktopEnabled": device.system.remote_desktop,
         "AuthenticatedRootVolumeEnabled": True,
         "BootstrapTokenAllowedForAuthentication": ("allowed" if escrows else "disallowed")
         if silicon
@@ -147,11 +155,12 @@ def security_information(device: Device) -> dict[str, Any]:
     if silicon:
         information["BootstrapTokenRequiredForSoftwareUpdate"] = True
         information["BootstrapTokenRequiredForKernelExtensionApproval"] = True
-        information["IsRecoveryLockEnabled"] = False
+        information["IsRecoveryLockEnabled"] = bool(device.system.recovery_lock)
     else:
+        firmware = device.system.firmware
         information["FirmwarePasswordStatus"] = {
-            "PasswordExists": False,
-            "ChangePending": False,
-            "AllowOroms": False,
+            "PasswordExists": bool(firmware.password),
+            "ChangePending": firmware.pending is not None,
+            "AllowOroms": firmware.option_roms,
         }
     return information

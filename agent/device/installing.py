@@ -8,10 +8,13 @@ from typing import Any
 
 from cryptography import x509
 
+from agent.device.content_cache import install_content_cache, remove_content_cache
+from agent.device.filevault import check_filevault, install_filevault, remove_filevault
 from agent.device.mac import Device, UnfinishedEnrollment
 from agent.device.steps import CheckIn, ObtainIdentity, Steps
 from agent.errors import PeerError
 from agent.mdm import checkin
+from agent.mdm.facts import of_kind
 from agent.pki.identity import Identity
 from agent.pki.names import ascii_upper
 from agent.pki.scep.errors import SCEPError
@@ -20,6 +23,7 @@ from agent.profiles.enrollment import (
     BOOTSTRAP_CAPABILITY,
     MDM,
     Enrollment,
+    check_per_user,
     check_update,
     enrollment_of,
     enrollment_terms_of,
@@ -40,7 +44,10 @@ def enrollment_steps(device: Device, blob: bytes) -> Steps[Profile]:
     """
     profile = expand(read_profile(blob, device.warn), device.profile_variables)
     store = ProfileStore()
-    enrollment_terms_of(profile)
+    terms = enrollment_terms_of(profile)
+    warning = check_per_user(terms, device.mac.os_version, device.per_user_connections)
+    if warning:
+        device.warn(warning)
     store.check(profile)
     identities = yield from _obtain_identities(profile)
     enrollment = enrollment_of(profile, identities)
@@ -76,33 +83,62 @@ def check_out_steps(udid: str, enrollment: Enrollment) -> Steps[None]:
 
 
 def _check_in_messages(device: Device, enrollment: Enrollment) -> list[dict[str, Any]]:
-    mac = device.mac
+    mac, awaiting = device.mac, device.settings.awaiting_configuration
     messages = [
         checkin.authenticate(device.announcement, enrollment.topic),
-        checkin.token_update(mac.udid, enrollment.topic, mac.push_token, mac.push_magic),
+        checkin.token_update(mac.udid, enrollment.topic, device.push_token, device.push_magic, awaiting=awaiting),
     ]
     if BOOTSTRAP_CAPABILITY in enrollment.capabilities:
-        messages.append(checkin.set_bootstrap_token(mac.udid, enrollment.topic, mac.bootstrap_token))
+        messages.append(checkin.set_bootstrap_token(mac.udid, enrollment.topic, mac.bootstrap_token, awaiting=awaiting))
     return messages
 
 
-def install_profile(device: Device, blob: bytes) -> Steps[None]:
-    """Install a profile that the server sent. Raises PlistError or ProfileError and leaves the Mac unchanged."""
+def install_profile(device: Device, blob: bytes, source: str = "") -> Steps[Profile]:
+    """Install a profile that the server sent, and return it. ``source`` is its Source in ProfileList.
+
+    Raises PlistError or ProfileError and leaves the Mac unchanged.
+    """
     profile = expand(read_profile(blob, device.warn), device.profile_variables)
     try:
+        _check_channel(profile, device.channel)
         renews = profile.of_type(MDM) is not None
         if renews:
             _check_renewal(device, profile)
+        if source and (renews or _is_enrollment(device, profile.identifier)):
+            raise malformed("a declaration may not replace the enrollment profile")
         device.profiles.check(profile)
+        check_filevault(profile)
         identities = yield from _obtain_identities(profile)
         if renews:
             _check_renewal(device, profile)  # again: the enrollment may have been removed meanwhile
         enrollment = enrollment_of(profile, identities) if renews else None
-        device.profiles.install(profile, identities)
+        device.profiles.install(profile, identities, source)
+        install_filevault(device, profile)
+        install_content_cache(device, profile)
     except ProfileError as error:
         raise error.within(install_failed(profile.name)) from error
     if enrollment is not None:
         device.enrollment = enrollment
+    return profile
+
+
+def _check_channel(profile: Profile, channel: str) -> None:
+    """Check that each payload may be installed on this channel. Raises ProfileError. Unknown payloads may."""
+    known = of_kind("payload")
+    for payload in profile.payloads:
+        if payload.payload_type in known and not known[payload.payload_type].fact.is_on(channel):
+            raise malformed(f"a {payload.payload_type} payload may not be installed on the {channel} channel")
+
+
+def remove_profile(device: Device, identifier: str) -> None:
+    """Remove a profile other than that of the enrollment. Raises ProfileError if it is not installed."""
+    removed = device.profiles.remove(identifier)
+    remove_filevault(device, identifier)
+    remove_content_cache(device, removed)
+
+
+def _is_enrollment(device: Device, identifier: str) -> bool:
+    return any(MDM in each.payload_types and each.identifier == identifier for each in device.profiles)
 
 
 def _check_renewal(device: Device, profile: Profile) -> None:

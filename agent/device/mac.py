@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from agent.device.ddm.declared import Declared
+from agent.device.names import local_host_name_of
+from agent.device.software_update import Update
 from agent.device.steps import ChangePower, FollowUp
+from agent.device.system import FACTORY, SystemState
 from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
 from agent.lom.endpoint import LOMConfiguration
@@ -24,10 +28,19 @@ from agent.mdm.session import REFUSED_RETRIES, Session, State
 from agent.mdm.timing import DEFAULT_TIMING, Timing
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment
+from agent.profiles.policy import PerUserConnections
 from agent.profiles.store import ProfileStore
+
+if TYPE_CHECKING:
+    from agent.device.user_channel import UserDevice
 
 _MAX_WARNING = 400  # characters of one warning
 _MAX_WARNINGS = 20  # per profile or command; our limit, against hostile input
+
+
+def at_once() -> float:
+    """A duration of no time."""
+    return 0.0
 
 
 @dataclass(slots=True)
@@ -53,33 +66,41 @@ class Settings:
 class Device:
     """One Mac. ``relaying`` is true while it carries out a LOMDeviceRequest as Controller.
 
+    ``mac`` has its properties, of which an update changes the release of macOS. ``update`` is the pending one, and
+    ``update_seconds`` returns how long the next download or installation takes.
     ``chances`` are its generators of random numbers, always in the same order. ``enrolling`` is its enrollment in
     progress, from the moment in which it has its identity. ``synchronising`` are the tokens of the declarations that it
     updates now, from its command or empty; None otherwise.
-    ``declarations`` maps the identifier of each installed declaration to its ServerToken. ``left_at`` is the time of
+    ``declared`` has its declarations and what it reported of its status. ``left_at`` is the time of
     unenrollment, in seconds since the epoch; None while the Mac is enrolled, and before its first enrollment.
+    ``user`` is the Mac on its user channel; None where nobody is logged in.
+    ``per_user_connections`` is whether it refuses an enrollment profile without that server capability.
     """
 
     __slots__ = (
         "_deferred_requests",
         "_follow_ups",
         "_recent_answers",
+        "_system",
         "_warnings",
         "chances",
-        "declarations",
-        "declarations_token",
+        "declared",
         "dialect",
         "enrolling",
         "enrollment",
         "left_at",
         "mac",
         "not_now",
+        "per_user_connections",
         "power",
         "profiles",
         "relaying",
         "session",
         "settings",
         "synchronising",
+        "update",
+        "update_seconds",
+        "user",
     )
 
     def __init__(
@@ -89,29 +110,35 @@ class Device:
         boot_seconds: Callable[[], float],
         jitter: Callable[[], float],
         shutdown_seconds: Callable[[], float] = lambda: 0.0,
+        update_seconds: Callable[[], float] = at_once,
         power_choices: PowerChoices = DEFAULT_CHOICES,
         limits: LinkLimits = LIMITS,
         dialect: Dialect = Dialect.SCHEMA,
         timing: Timing = DEFAULT_TIMING,
         refused_retries: int = REFUSED_RETRIES,
         not_now: Callable[[], bool] | None = None,
+        per_user_connections: PerUserConnections = "required",
         chances: tuple[Chance, ...] = (),
     ) -> None:
         self.chances = chances
         self.enrolling: UnfinishedEnrollment | None = None
         self.synchronising: bytes | None = None
+        self.user: UserDevice | None = None
         self.mac = mac
         self.dialect = dialect
         self.not_now = not_now
+        self.per_user_connections = per_user_connections
         self.power = PowerMachine(boot_seconds, shutdown_seconds=shutdown_seconds, choices=power_choices)
         self.profiles = ProfileStore()
         self.settings = Settings()
+        self._system: SystemState | None = None  # None: the factory state
         self.enrollment: Enrollment | None = None
         self.left_at: float | None = None
         self.session = Session(mac.udid, jitter, timing, refused_retries)
         self.relaying = False
-        self.declarations: dict[str, str] = {}
-        self.declarations_token = ""
+        self.declared = Declared()
+        self.update: Update | None = None
+        self.update_seconds = update_seconds
         self._follow_ups: list[FollowUp] = []
         self._warnings: tuple[str, ...] = ()
         self._recent_answers = RecentAnswers(limits)
@@ -128,6 +155,43 @@ class Device:
             and self.power.deadline is None
             and not self.relaying
         )
+
+    @property
+    def channel(self) -> str:
+        """The name of the channel that it stands for: ``device`` or ``user``."""
+        return "device"
+
+    @property
+    def push_token(self) -> bytes:
+        """The push token of its channel."""
+        return self.mac.push_token
+
+    @property
+    def push_magic(self) -> str:
+        """The PushMagic of its channel."""
+        return self.mac.push_magic
+
+    @property
+    def channel_facts(self) -> Mapping[str, str]:
+        """What a record says about its channel: nothing for the device channel."""
+        return {}
+
+    def check_in_keys(self, _message_type: str) -> Mapping[str, Any]:
+        """The keys that its channel adds to a check-in message of this type."""
+        return {}
+
+    def addressed(self, report: bytes) -> bytes:
+        """A report, with the keys that its channel adds."""
+        return report
+
+    @property
+    def system(self) -> SystemState:
+        """What commands changed beside profiles and settings."""
+        return self._system or FACTORY
+
+    @system.setter
+    def system(self, state: SystemState) -> None:
+        self._system = None if state == FACTORY else state
 
     @property
     def identities(self) -> Iterator[Identity]:
@@ -161,6 +225,11 @@ class Device:
         return self.settings.host_name or self.mac.host_name
 
     @property
+    def local_host_name(self) -> str:
+        """The name for Bonjour: made from a computer name from Settings, or the factory default."""
+        return local_host_name_of(self.settings.device_name) or self.mac.host_name
+
+    @property
     def announcement(self) -> Announcement:
         """The device properties in Authenticate."""
         mac = self.mac
@@ -182,7 +251,7 @@ class Device:
             "SerialNumber": self.mac.serial_number,
             "ComputerName": self.device_name,
             "HostName": self.host_name,
-            "LocalHostName": self.host_name,
+            "LocalHostName": self.local_host_name,
             "MACAddress": self.mac.macs[0],
             "EthernetMACAddress": self.mac.macs[0],
         }
@@ -191,17 +260,22 @@ class Device:
         """Remove the enrollment and everything that it installed."""
         self.enrollment = None
         self.profiles = ProfileStore()
-        self.declarations = {}
-        self.declarations_token = ""
+        self.system = self.system.unenrolled()
+        self.declared = Declared()
         self.synchronising = None
+        if self.update is not None and not self.update.installing:
+            self.update = None
         self.relaying = False
         self.session.forget()
         self.drop_follow_ups()
+        if self.user is not None:
+            self.user.forget_enrollment()
 
     def erase(self) -> None:
         """Reset the Mac to its factory state."""
         self.forget_enrollment()
         self.settings = Settings()
+        self.system = self.system.erased()
 
     def allows(self, right: AccessRights) -> bool:
         """Whether the enrollment grants this access right."""

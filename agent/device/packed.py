@@ -106,7 +106,7 @@ class _DevicePickler(pickle.Pickler):
         if isinstance(value, type):
             return NotImplemented
         if isinstance(value, Mac):
-            return _mac, ()
+            return _mac, (value.os_version, value.build_version)
         if isinstance(value, Derivation):
             return _source, ()
         if isinstance(value, x509.Certificate):
@@ -125,7 +125,7 @@ class _DeviceUnpickler(pickle.Unpickler):
         super().__init__(file)
         self._references: dict[str, Callable[..., object]] = {
             "_shared": shared.__getitem__,
-            "_mac": lambda: mac,
+            "_mac": mac.with_release,
             "_source": lambda: mac.source,
         }
 
@@ -145,8 +145,8 @@ def _shared(number: int) -> object:
     raise MisuseError(f"{_UNRESOLVED}: {number}")
 
 
-def _mac() -> Mac:
-    raise MisuseError(_UNRESOLVED)
+def _mac(os_version: str, _build_version: str) -> Mac:
+    raise MisuseError(f"{_UNRESOLVED}: a Mac with macOS {os_version}")
 
 
 def _source() -> Derivation:

@@ -7,7 +7,6 @@ no code that they choose. What the seed and the settings of the fleet determine 
 
 from __future__ import annotations
 
-import json
 import marshal
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -19,8 +18,20 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
 from agent import plists
+from agent.device.ddm.declared import Declared
 from agent.device.mac import Device, Settings, UnfinishedEnrollment
-from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
+from agent.device.software_update import Update
+from agent.device.steps import (
+    ChangePower,
+    Erase,
+    FollowUp,
+    InstallApps,
+    LeaveManagement,
+    SynchroniseDeclarations,
+    UpdateSoftware,
+)
+from agent.device.system import FACTORY, SystemState
+from agent.device.user_channel import UserDevice
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.power import PowerRecord, SystemRequest
 from agent.lom.recent_answers import AnswerRecord
@@ -61,6 +72,8 @@ class EnrollmentRecord(_Record, frozen=True):
     sign_message: bool = False
     check_out_when_removed: bool = False
     capabilities: tuple[str, ...] = ()
+    assigned_managed_apple_id: str = ""
+    enrollment_mode: str = ""
 
 
 class ProfileRecord(_Record, frozen=True):
@@ -115,6 +128,17 @@ class FollowUpRecord(_Record, frozen=True):
     kind: str
     request: str = ""
     tokens: bytes = b""
+    update: Update | None = None
+
+
+class AccountRecord(_Record, frozen=True):
+    """The logged-in user, and what the server installed on the user channel."""
+
+    network: bool = False
+    managed: bool | None = None
+    auth_token: str = ""
+    installed: InstalledRecord = InstalledRecord()
+    declared: Declared | None = None
 
 
 class DeviceRecord(_Record, frozen=True):
@@ -126,10 +150,17 @@ class DeviceRecord(_Record, frozen=True):
     installed: InstalledRecord = InstalledRecord()
     enrolling: UnfinishedRecord | None = None
     settings: SettingsRecord = SettingsRecord()
+    system: SystemState = FACTORY
     declarations: bytes = b""
-    """As JSON."""
+    """Of records of before ``declared``, without what the declarations say: they are fetched again."""
     declarations_token: str = ""
+    """As ``declarations``."""
+    declared: Declared | None = None
     left_at: float | None = None
+    release: tuple[str, str] | None = None
+    """Version and build of macOS; None in records of before updates."""
+    user: AccountRecord | None = None
+    """None where nobody is logged in."""
 
 
 class ActivityRecord(_Record, frozen=True):
@@ -141,6 +172,8 @@ class ActivityRecord(_Record, frozen=True):
     follow_ups: tuple[FollowUpRecord, ...] = ()
     deferred_requests: tuple[tuple[str, str], ...] = ()
     synchronising: bytes | None = None
+    update: Update | None = None
+    user_session: SessionRecord | None = None
     drawn: tuple[int, ...] = ()
     """How many numbers each of ``Device.chances`` has drawn."""
 
@@ -159,9 +192,11 @@ def device_record(device: Device) -> bytes:
             installed=installed,
             enrolling=None if unfinished is None else writer.unfinished(unfinished),
             settings=_settings_record(device.settings),
-            declarations=json.dumps(device.declarations).encode() if device.declarations else b"",
-            declarations_token=device.declarations_token,
+            system=device.system,
+            declared=device.declared if device.declared.in_use else None,
             left_at=device.left_at,
+            release=(device.mac.os_version, device.mac.build_version),
+            user=None if device.user is None else _account_record(device.user, writer),
             certificates=tuple(writer.certificates),
             identities=tuple(writer.identities),
         )
@@ -178,6 +213,8 @@ def activity_record(device: Device, now: float) -> ActivityRecord:
         follow_ups=tuple(map(_follow_up_record, follow_ups)),
         deferred_requests=deferred,
         synchronising=device.synchronising,
+        update=device.update,
+        user_session=None if device.user is None else device.user.session.record(now),
         drawn=tuple(chance.count for chance in device.chances),
     )
 
@@ -193,9 +230,12 @@ def restore_device(device: Device, octets: bytes) -> None:
         enrollment, profiles = reader.enrollment(unfinished.enrollment), reader.installed(unfinished.installed)
         device.enrolling = UnfinishedEnrollment(enrollment, profiles, unfinished.sent)
     device.settings = _settings(record.settings)
-    device.declarations = json.loads(record.declarations) if record.declarations else {}
-    device.declarations_token = record.declarations_token
+    device.system = record.system
+    device.declared = record.declared or Declared()
     device.left_at = record.left_at
+    if record.release is not None:
+        device.mac = device.mac.with_release(*record.release)
+    _restore_account(device, record.user, reader)
 
 
 def restore_activity(device: Device, record: ActivityRecord, now: float) -> None:
@@ -204,8 +244,31 @@ def restore_activity(device: Device, record: ActivityRecord, now: float) -> None
     device.power.resume(record.power, now)
     device.schedule(map(_follow_up, record.follow_ups), record.deferred_requests, record.answers, now)
     device.synchronising = record.synchronising
+    device.update = record.update
+    if device.user is not None and record.user_session is not None:
+        device.user.session.resume(record.user_session, now)
     for chance, count in zip(device.chances, record.drawn, strict=False):
         chance.count = count
+
+
+def _account_record(user: UserDevice, writer: _Writer) -> AccountRecord:
+    return AccountRecord(
+        network=user.account.network,
+        managed=user.managed,
+        auth_token=user.auth_token,
+        installed=writer.installed(user.profiles),
+        declared=user.declared if user.declared.in_use else None,
+    )
+
+
+def _restore_account(device: Device, record: AccountRecord | None, reader: _Reader) -> None:
+    """Restore the user channel of a Mac on which a user is logged in, by its settings."""
+    user = device.user
+    if user is None or record is None or record.network != user.account.network:
+        return
+    user.managed, user.auth_token = record.managed, record.auth_token
+    user.profiles = reader.installed(record.installed)
+    user.declared = record.declared or Declared()
 
 
 class _Writer:
@@ -302,6 +365,8 @@ class _Reader:
             sign_message=record.sign_message,
             check_out_when_removed=record.check_out_when_removed,
             capabilities=record.capabilities,
+            assigned_managed_apple_id=record.assigned_managed_apple_id,
+            enrollment_mode=record.enrollment_mode,
         )
 
     def installed(self, record: InstalledRecord) -> ProfileStore:
@@ -369,8 +434,12 @@ def _follow_up_record(what: FollowUp) -> FollowUpRecord:
             return FollowUpRecord(kind="declarations", tokens=tokens)
         case Erase():
             return FollowUpRecord(kind="erase")
+        case InstallApps():
+            return FollowUpRecord(kind="apps")
         case LeaveManagement():
             return FollowUpRecord(kind="leave")
+        case UpdateSoftware(update):
+            return FollowUpRecord(kind="update", update=update)
 
 
 def _follow_up(record: FollowUpRecord) -> FollowUp:
@@ -379,8 +448,12 @@ def _follow_up(record: FollowUpRecord) -> FollowUp:
             return ChangePower(_REQUESTS[record.request])
         case "declarations":
             return SynchroniseDeclarations(record.tokens)
+        case "apps":
+            return InstallApps()
         case "erase":
             return Erase()
         case "leave":
             return LeaveManagement()
+        case "update" if record.update is not None:
+            return UpdateSoftware(record.update)
     raise ValueError(f"the follow-up {record.kind!r}")

@@ -12,8 +12,10 @@ from typing import Any, Generic, TypeVar
 
 from cryptography import x509
 
+from agent.device.software_update import Update
 from agent.lom.power import AnyRequest
 from agent.lom.requests import RelayItem
+from agent.mdm.results import Result
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
 
@@ -44,8 +46,33 @@ class CheckIn:
     enrollment: Enrollment
 
 
-IORequest = RelayItems | ObtainIdentity | CheckIn
+@dataclass(frozen=True, slots=True)
+class Download:
+    """GET a file without the Mac's identity. Outcome: its bytes, or a PeerError."""
+
+    url: str
+    anchors: tuple[x509.Certificate, ...] = ()
+    """Trusted beside the anchors of the system."""
+    pins: tuple[x509.Certificate, ...] = ()
+    """The server's chain has one of them, unless there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDate:
+    """Read the date. Outcome: seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadByMDM:
+    """GET a file of the MDM server like a message to it, with the enrollment's identity. Outcome as of Download."""
+
+    url: str
+    enrollment: Enrollment
+
+
+IORequest = RelayItems | ObtainIdentity | CheckIn | Download | DownloadByMDM | ReadDate
 Steps = Generator[IORequest, Any, ReturnT]
+CommandSteps = Steps[Result]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,5 +114,17 @@ class SynchroniseDeclarations:
     tokens: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class InstallApps:
+    """Install the apps that wait for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateSoftware:
+    """Download this update of macOS, and install it when its time has come."""
+
+    update: Update
+
+
 # Actions that wait until the server has accepted the result of the command.
-FollowUp = ChangePower | Erase | LeaveManagement | SynchroniseDeclarations
+FollowUp = ChangePower | Erase | InstallApps | LeaveManagement | SynchroniseDeclarations | UpdateSoftware

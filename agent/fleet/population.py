@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.errors import OperatorError
 from agent.fleet import derivation
 from agent.fleet.chance import Chance
 from agent.fleet.derivation import Derivation, uuid_text
-from agent.fleet.models import USUAL_MIX, Mix, model_named
+from agent.fleet.models import USUAL_MIX, Mix, OSChoice, model_named, os_text
+from agent.fleet.time_zones import RULES
 from agent.lom.addresses import AddressError, link_local_from_mac, mac_from_link_local
 from agent.pki.names import ascii_lower, ascii_upper
 
 MAX_DEVICES = 10_000_000  # our limit; the number of unique values is far greater
+USER_CHANNEL = 1 << 30  # is added to the index of a Mac for the number of its user channel; above MAX_DEVICES
 DEFAULT_SEGMENT_SIZE = 10  # devices; our choice
 DEFAULT_SEED = "lom-agent"  # our choice
 SERIAL_CHARACTERS_A_MAC = 10  # of a serial number, after the model's prefix
 DOMAIN = "lom.test"  # never resolved; .test is reserved (RFC 6761, 6.2)
 LOM_PROTOCOL_VERSION = 1  # of our link; Apple's wire format is unpublished
+
+# Disks of 256 GB, 512 GB, 1 TB and 2 TB as macOS reports their capacity; most Macs have one of the smaller ones.
+_CAPACITIES = (245.11, 494.38, 494.38, 494.38, 994.66, 994.66, 1995.22)
+
+_TIME_ZONES = tuple(RULES)
 
 CONTROLLER = "controller"
 DEVICE = "device"
@@ -82,9 +89,47 @@ class Mac:
         return uuid_text(self.source.digest(b"push magic", self.index)[:16], 4)
 
     @property
+    def user_id(self) -> str:
+        """The GUID of the user who may be logged in; UserID on the user channel."""
+        return uuid_text(self.source.digest(b"user id", self.index)[:16], 4)
+
+    @property
+    def user_push_token(self) -> bytes:
+        """32 bytes, unique; Token in TokenUpdate of the user channel."""
+        return self.source.push_token(USER_CHANNEL + self.index)
+
+    @property
+    def user_push_magic(self) -> str:
+        """PushMagic in TokenUpdate of the user channel."""
+        return uuid_text(self.source.digest(b"user push magic", self.index)[:16], 4)
+
+    @property
     def bootstrap_token(self) -> bytes:
         """32 bytes; BootstrapToken in SetBootstrapToken."""
         return self.source.digest(b"bootstrap token", self.index)[:32]
+
+    @property
+    def provisioning_udid(self) -> str:
+        """ProvisioningUDID: of a Mac with Apple silicon the numbers of its chip, otherwise the UDID."""
+        chip = model_named(self.model).chip_id
+        unique = int.from_bytes(self.source.digest(b"chip number", self.index)[:7], "big")
+        return f"{chip:08X}-{unique:016X}" if chip else self.udid
+
+    @property
+    def capacity_gb(self) -> float:
+        """The size of the disk as macOS reports it, in GB."""
+        return _CAPACITIES[self.source.digest(b"capacity", self.index)[0] % len(_CAPACITIES)]
+
+    @property
+    def available_gb(self) -> float:
+        """The free space of the disk in GB: 10 % to 90 % of its size."""
+        share = 0.1 + 0.8 * int.from_bytes(self.source.digest(b"capacity", self.index)[1:5], "big") / (1 << 32)
+        return round(self.capacity_gb * share, 2)
+
+    @property
+    def time_zone(self) -> str:
+        """The IANA name of the time zone of its segment, which is at one place."""
+        return _TIME_ZONES[self.source.digest(b"time zone", self.segment)[0] % len(_TIME_ZONES)]
 
     @property
     def wifi_mac(self) -> str:
@@ -105,6 +150,12 @@ class Mac:
     def apple_silicon(self) -> bool:
         """Whether it has Apple silicon; false means Intel."""
         return model_named(self.model).chip == "apple-silicon"
+
+    def with_release(self, os_version: str, build_version: str) -> Mac:
+        """The same Mac with another release of macOS."""
+        if (os_version, build_version) == (self.os_version, self.build_version):
+            return self
+        return replace(self, os_version=os_version, build_version=build_version)
 
     def as_json(self) -> dict[str, Any]:
         """The properties as a JSON object (lists instead of tuples), always in this order."""
@@ -143,7 +194,7 @@ class Population:
         devices: int,
         segment_size: int = DEFAULT_SEGMENT_SIZE,
         *,
-        os: str | None = None,
+        os: OSChoice | None = None,
         model: str | None = None,
     ) -> None:
         if not isinstance(seed, str):
@@ -151,9 +202,9 @@ class Population:
         self.seed = seed
         self.devices = _counted("the number of devices", devices, MAX_DEVICES)
         self.segment_size = _counted("the segment size", segment_size, MAX_DEVICES)
-        self.os = os
+        self.os = os_text(os)
         self.model = model
-        self._mix = USUAL_MIX if os is None and model is None else Mix(os, model)
+        self._mix = USUAL_MIX if os is None and model is None else Mix(self.os, model)
         self._source = Derivation(seed)
 
     def __reduce__(self) -> tuple[Callable[..., Population], tuple[str, int, int, str | None, str | None]]:
@@ -221,8 +272,16 @@ class Population:
         return index if index is not None and index < self.devices and self[index].dns_name == dns_name else None
 
     def index_of_token(self, token: bytes) -> int | None:
-        """The index of the Mac with this push token, or None."""
-        return self._source.token_index(token, range(self.devices))
+        """The index of the Mac with this push token, on either channel; None for an unknown token."""
+        number = self.channel_of_token(token)
+        return None if number is None else number % USER_CHANNEL
+
+    def channel_of_token(self, token: bytes) -> int | None:
+        """The index of the Mac with this push token, plus USER_CHANNEL if it is that of the user channel; or None."""
+        number = self._source.token_index(token, range(self.devices))
+        if number is None:
+            number = self._source.token_index(token, range(USER_CHANNEL, USER_CHANNEL + self.devices))
+        return number
 
     def chance(self, purpose: bytes) -> Chance:
         """A sequence of random numbers for the whole fleet; ``purpose`` is at most 16 bytes."""

@@ -24,17 +24,18 @@ from agent.lab.messages import (
     check_authenticate,
     check_topic,
     plist_of,
+    push_keys_of,
     text_of,
 )
 from agent.lab.renewal import renews
 from agent.lab.state import EnrolledMac, LabState, NoStorage, QueuedCommand, StoredResult
+from agent.lab.users import LabUsers, is_user, token_of
 from agent.mdm import checkin, results
 
 MAX_MACS = 1_000_000
 MAX_QUEUED = 10_000  # queued commands per Mac
 MAX_RESULTS = 200  # default number of stored results per Mac; the oldest are dropped first
 _STATUSES = {status.value for status in results.Status}
-_TOKEN_BYTES = 32
 _BINARY_PLIST = b"bplist"
 
 
@@ -73,7 +74,8 @@ class Lab:
         self.declarations = declarations or Declarations(defects=defects)
         self._kept_results = kept_results
         self._reenrollment = reenrollment
-        self._udids = {mac.fingerprint: mac.udid for mac in self.macs.values()}
+        self._udids = {mac.fingerprint: mac.udid for mac in self.macs.values() if not is_user(mac.udid)}
+        self.users = LabUsers(self.macs, self._state)
         self._waiting: dict[tuple[str, str], OnResult] = {}
         self._repeated: set[tuple[str, str]] = set()  # commands that a defect has sent once more
         self._losing = Losing(defects, self.forget)
@@ -149,6 +151,9 @@ class Lab:
         message = plist_of(put.body)
         if "survive-xml-refused" in self.defects and not put.body.startswith(b"<?xml"):
             raise Refused(400, "the body does not begin with an XML declaration")
+        if "UserID" in message:
+            mac = self._known(text_of(message, "UDID"), fingerprint)
+            return self.users.check_in(mac, message, self._declarative_management)
         unnamed = message.get("MessageType") in _UNNAMED and "UDID" not in message
         udid = self._owner(fingerprint) if unnamed else text_of(message, "UDID")
         match message.get("MessageType"):
@@ -166,7 +171,10 @@ class Lab:
             case "GetBootstrapToken":
                 return self._get_bootstrap_token(udid, fingerprint)
             case "DeclarativeManagement":
-                return self._declarative_management(udid, fingerprint, message)
+                return self._declarative_management(self._known(udid, fingerprint), message)
+            case "GetToken":
+                self._known(udid, fingerprint)
+                return token_of(message)
             case other:
                 status = 500 if "checkin-unknown-500" in self.defects else 400
                 raise Refused(status, f"the lab does not support the MessageType {str(other)[:80]!r}")
@@ -182,6 +190,8 @@ class Lab:
         if put.resumed and "identity-resumption-unbound" in self.defects:
             bound = False
         mac = self._known(text_of(message, "UDID"), fingerprint, bound=bound)
+        if "UserID" in message:
+            mac = self.users.of_message(mac, message)
         if not mac.enrolled and "checkin-early-command" not in self.defects:
             raise Refused(403, "a report before TokenUpdate")
         status = text_of(message, "Status")
@@ -223,6 +233,7 @@ class Lab:
         mac = EnrolledMac(udid, fingerprint, message)
         self._state.enroll(mac)
         if before is not None:
+            self.users.forget(udid)
             self._udids.pop(before.fingerprint, None)
             if "checkin-early-push" in self.defects:
                 self.replaced[udid] = before
@@ -235,11 +246,7 @@ class Lab:
 
     def _token_update(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
         mac = self._known(udid, fingerprint, bound="identity-check-ins-unbound" not in self.defects)
-        token = message.get("Token")
-        if not isinstance(token, bytes) or len(token) != _TOKEN_BYTES:
-            found = len(token) if isinstance(token, bytes) else plists.type_name(token)
-            raise Refused(400, f"Token: expected {_TOKEN_BYTES} bytes of data, found {found}")
-        magic = text_of(message, "PushMagic")
+        token, magic = push_keys_of(message)
         if mac.enrolled and "checkin-token-once" in self.defects and mac.token == token:
             raise Refused(400, "the push token came before")
         if mac.enrolled and "push-token-old" in self.defects:
@@ -247,8 +254,13 @@ class Lab:
         if mac.enrolled and "push-magic-old" in self.defects:
             magic = mac.push_magic
         self._update(mac, token=token, push_magic=magic, unregistered=False)
+        if message.get("AwaitingConfiguration") is True and not self._asks(mac, "DeviceConfigured"):
+            self.enqueue(udid, {"RequestType": "DeviceConfigured"})
         if "checkin-token-202" in self.defects:
             raise Refused(202, "the Mac is enrolled")
+
+    def _asks(self, mac: EnrolledMac, request_type: str) -> bool:
+        return any(each.request_type == request_type for each in mac.queue.values())
 
     def _update(self, mac: EnrolledMac, **reported: Any) -> None:
         """Write new values of a Mac to the stored state, then set them."""
@@ -268,6 +280,7 @@ class Lab:
         self._state.check_out(mac.udid)
         del self.macs[mac.udid]
         del self._udids[mac.fingerprint]
+        self.users.forget(mac.udid)
 
     def _set_bootstrap_token(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> None:
         token = message.get("BootstrapToken", b"")
@@ -288,8 +301,7 @@ class Lab:
             token = token[::-1]
         return plists.dump_xml({"BootstrapToken": token} if token else {})
 
-    def _declarative_management(self, udid: str, fingerprint: bytes, message: Mapping[str, Any]) -> bytes:
-        mac = self._known(udid, fingerprint)
+    def _declarative_management(self, mac: EnrolledMac, message: Mapping[str, Any]) -> bytes:
         endpoint = text_of(message, "Endpoint")
         if endpoint == "status":
             report = message.get("Data")
@@ -302,6 +314,14 @@ class Lab:
             fails = "ddm-endpoint-500" in self.defects and "/" not in endpoint
             raise Refused(500 if fails else 404, f"there is no declarative management endpoint {endpoint[:200]!r}")
         return answer
+
+    def asset(self, name: str, fingerprint: bytes | None) -> bytes:
+        """A file that a declaration refers to, for a Mac with this certificate. Raises Refused."""
+        self._owner(fingerprint or NOBODY)
+        found = self.declarations.assets.get(name)
+        if found is None:
+            raise Refused(404, f"there is no asset {name[:200]!r}")
+        return found
 
     def _owner(self, fingerprint: bytes) -> str:
         """The UDID enrolled with this certificate, for messages of bootstrap tokens, which may lack a UDID."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from agent.lab.defects import NONE, Defects
@@ -33,10 +35,19 @@ _DEFAULT: tuple[dict[str, Any], ...] = (
 
 
 class Declarations:
-    """The declarations of every Mac of the lab. ``defects`` spoil its answers on purpose."""
+    """The declarations of every Mac of the lab. ``defects`` spoil its answers on purpose.
 
-    def __init__(self, declarations: tuple[dict[str, Any], ...] = _DEFAULT, defects: Defects = NONE) -> None:
+    ``assets`` are the files that declarations refer to, by the name under which the lab serves them at ``/assets/``.
+    """
+
+    def __init__(
+        self,
+        declarations: tuple[dict[str, Any], ...] = _DEFAULT,
+        defects: Defects = NONE,
+        assets: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
         self._defects = defects
+        self.assets = assets
         self._declarations = {
             (_kind(entry["Type"])[1], entry["Identifier"]): {**entry, "ServerToken": _token(entry)}
             for entry in declarations

@@ -17,6 +17,7 @@ from agent.profiles.making import TOPIC
 
 REQUIRED_KEYS = ("DeviceName", "Model", "ModelName")  # of Authenticate, beside Topic and UDID
 OPTIONAL_KEYS = ("SerialNumber", "OSVersion", "BuildVersion", "ProductName")
+_TOKEN_BYTES = 32
 NOBODY = b""  # the fingerprint of a Mac without a certificate, which only a defect lets pass
 
 
@@ -95,6 +96,15 @@ def certificate_of(put: Message, defects: Defects) -> bytes:
     if signer.fingerprint(hashes.SHA256()) != put.fingerprint and "identity-signer-unchecked" not in defects:
         raise Refused(403, "the Mdm-Signature has another signer than the TLS certificate")
     return put.fingerprint
+
+
+def push_keys_of(message: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Token and PushMagic of a TokenUpdate. Raises Refused."""
+    token = message.get("Token")
+    if not isinstance(token, bytes) or len(token) != _TOKEN_BYTES:
+        found = len(token) if isinstance(token, bytes) else plists.type_name(token)
+        raise Refused(400, f"Token: expected {_TOKEN_BYTES} bytes of data, found {found}")
+    return token, text_of(message, "PushMagic")
 
 
 def text_of(message: Mapping[str, Any], key: str) -> str:

@@ -19,6 +19,7 @@ from twisted.web.resource import Resource
 from zope.interface import implementer
 
 from agent.lab.api import API, is_authorised
+from agent.lab.automated import MANIFEST, AutomatedEnrollment
 from agent.lab.breaking import BREAKING, BreakingSite
 from agent.lab.core import Lab, Message, Refused
 from agent.lab.defects import NONE, Defects
@@ -27,6 +28,7 @@ from agent.lab.lom import LabLOM
 from agent.lab.push import LabPush
 from agent.lab.renewal import spoiled
 from agent.lab.scep import SCEPService, spoiled_payload
+from agent.mdm.automated import CONTENT_TYPE
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, listen
 from agent.net.transport.addresses import address_text
 from agent.net.transport.openssl_direct import was_resumed
@@ -34,7 +36,7 @@ from agent.net.transport.tls import make_context
 from agent.pki.certificates import CertificateError, peer_certificate
 from agent.pki.identity import Identity
 from agent.pki.issuing.authorities import Authorities
-from agent.profiles.making import enrollment_profile, scep_payload
+from agent.profiles.making import enrollment_profile, platform_sso_profile, scep_payload
 
 HOST = "127.0.0.1"
 _NO_EXTENDED_MASTER_SECRET = 1  # SSL_OP_NO_EXTENDED_MASTER_SECRET, which pyOpenSSL does not name
@@ -82,6 +84,7 @@ class LabServer:
         weak = rsa.generate_private_key(65537, 2040) if "tls-weak-key" in lab.defects else None  # noqa: S505
         self._identity = authorities.server_identity(names, weak)
         self._profiles = EnrollmentProfiles(authorities, lab.defects)
+        self.automated = AutomatedEnrollment(lambda: authorities.device_authority.certificate)
         self._ports: list[Any] = []
 
     @property
@@ -89,14 +92,22 @@ class LabServer:
         """The URL of the enrollment profile."""
         return f"{self.url}/enroll"
 
+    @property
+    def automated_url(self) -> str:
+        """The URL of automated enrollment."""
+        return f"{self.url}/ade"
+
     def listen(self, port: int = 0, scep_port: int = 0) -> None:
         """Listen; port 0 selects a free port. Raises OperatorError."""
         root: Any = Resource()
         root.putChild(b"enroll", _Enrollment(self))
+        root.putChild(b"ade", _Automated(self))
+        root.putChild(b"psso", _PlatformSSO(self))
         json_type = _XML if "ddm-content-type" in self.lab.defects else b"application/json"
         root.putChild(b"checkin", _Put(self.lab.check_in, json_type=json_type, defects=self.lab.defects))
         command_type = b"application/octet-stream" if "session-content-type" in self.lab.defects else _XML
         root.putChild(b"mdm", _Put(self.lab.report, command_type, defects=self.lab.defects))
+        root.putChild(b"assets", _Asset(self.lab))
         renewal = partial(self.enrollment_profile, renews=True)
         root.putChild(b"api", API(self._reactor, self.lab, self.lom, self.token, lambda: self.push, renewal))
         if self._scep is not None:
@@ -112,8 +123,11 @@ class LabServer:
         self.url = f"https://{address_text(self._name, self._ports[-1].getHost().port)}"
 
     def _keeps_body(self, request: Any) -> bool:
-        """Whether the sender may send a body: a Mac with a certificate of the lab, or an API client with the token."""
-        if is_authorised(request, self.token):
+        """Whether the sender may send a body: a Mac with a certificate of the lab, or an API client with the token.
+
+        Also a Mac that is not enrolled yet, with its signed MachineInfo.
+        """
+        if is_authorised(request, self.token) or _single_or_none(request) == CONTENT_TYPE:
             return True
         try:
             return _peer(request)[1] is not None or "identity-none-accepted" in self.lab.defects
@@ -222,6 +236,70 @@ class _Enrollment(_Endpoint):
         return self.respond(request, self._server.enrollment_profile)
 
 
+class _Automated(_Endpoint):
+    methods = (b"POST",)
+
+    def __init__(self, server: LabServer) -> None:
+        super().__init__()
+        self._server = server
+
+    def render_POST(self, request: Any) -> bytes:
+        """A profile, or what the Mac has to do before."""
+        return self.respond(request, lambda: self._answer(request))
+
+    def _answer(self, request: Any) -> bytes:
+        refused = self._server.automated.decide(request.content.read(), self._server.url)
+        if refused is None:
+            request.setHeader(b"content-type", b"application/x-apple-aspen-config")
+            return self._server.enrollment_profile()
+        request.setResponseCode(403)
+        request.setHeader(b"content-type", b"application/json")
+        return refused.body
+
+
+class _PlatformSSO(_Endpoint):
+    """The URLs of a refusal that asks for Platform SSO: profile, manifest and sign-in."""
+
+    methods = (b"GET",)
+
+    def __init__(self, server: LabServer) -> None:
+        super().__init__()
+        self._server = server
+
+    def render_GET(self, request: Any) -> bytes:
+        """What one of the URLs has."""
+        return self.respond(request, lambda: self._answer(request))
+
+    def _answer(self, request: Any) -> bytes:
+        match request.postpath:
+            case [b"profile"]:
+                request.setHeader(b"content-type", b"application/x-apple-aspen-config")
+                return platform_sso_profile()
+            case [b"manifest"]:
+                request.setHeader(b"content-type", _XML)
+                return MANIFEST
+            case [b"auth"]:
+                self._server.automated.sign_in(_argument(request, b"udid"))
+                return b""
+        raise Refused(404, "there is no such URL of Platform SSO")
+
+
+class _Asset(_Endpoint):
+    """The files that declarations refer to."""
+
+    methods = (b"GET",)
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__()
+        self._lab = lab
+
+    def render_GET(self, request: Any) -> bytes:
+        """One file, by its name."""
+        request.setHeader(b"content-type", b"application/octet-stream")
+        name = b"/".join(request.postpath).decode("utf-8", "replace")
+        return self.respond(request, lambda: self._lab.asset(name, _peer(request)[1]))
+
+
 class _Put(_Endpoint):
     """The URL of check-ins, or of reports."""
 
@@ -308,6 +386,14 @@ def _single(request: Any, name: bytes) -> str | None:
     if len(values) > 1:
         raise Refused(400, f"Expected one header {name.decode()}, found {len(values)}. Send it once.")
     return values[0].decode("latin-1") if values else None
+
+
+def _single_or_none(request: Any) -> str | None:
+    """The Content-Type; None where it is absent or there twice."""
+    try:
+        return _single(request, b"content-type")
+    except Refused:
+        return None
 
 
 def _peer(request: Any) -> tuple[int, bytes | None]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.lab.defects import NONE, Defects
 from agent.lab.state import EnrolledMac
+from agent.lab.users import is_user
 
 _REMOVED_IN = 27  # the major version of macOS
 _REMOVED = ("AvailableOSUpdates", "OSUpdateStatus", "ScheduleOSUpdate", "ScheduleOSUpdateScan")
@@ -21,7 +22,7 @@ _USER_CHANNEL = ("CancelEnhancedLogCollection", "TriggerEnhancedLogCollection")
 def fault_of(command: Mapping[str, Any], mac: EnrolledMac, defects: Defects = NONE) -> str:
     """Why this Mac does not support a command; empty if it does, as far as the lab knows."""
     request_type = command.get("RequestType")
-    if request_type in _USER_CHANNEL and "os27-user-command" not in defects:
+    if request_type in _USER_CHANNEL and not is_user(mac.udid) and "os27-user-command" not in defects:
         return f"{request_type} is a command of the user channel"
     if _major(mac.announcement.get("OSVersion")) < _REMOVED_IN:
         return ""

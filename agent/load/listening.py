@@ -27,7 +27,7 @@ def listen_at(address: tuple[str, int], name: str | None, option: str) -> Listen
             f"Expected --advertise NAME with {option} {host}, found none: workers and Macs need a name or an address "
             "of this machine, which is also in its certificate. Add it, or listen at one address."
         )
-    own = [] if _address(host).is_unspecified else [host]
+    own = [] if _address(host).is_unspecified else [host.partition("%")[0]]  # a certificate has no scope
     return ListenAt(host, port, tuple(dict.fromkeys([*([] if name is None else [name]), *own])))
 
 

@@ -13,17 +13,19 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.errors import OperatorError
-from agent.files import read_file
+from agent.files import read_file, write_file
 from agent.fleet.population import Population
 from agent.lab.keeping import lab_server, listen
 from agent.lab.server import LabServer
 from agent.lab.store import LabStore
 from agent.load.listening import LOOPBACK, ListenAt
 from agent.load.machine import allow_open_files
-from agent.load.shard_plan import EnrollAt, EnrollWith, server_data
+from agent.load.shard_plan import EnrollAt, EnrollAutomatically, EnrollWith, server_data
 from agent.net.http.http1 import split_url
 from agent.net.transport.anchors import read_anchors
-from agent.pki.issuing.authorities import Authorities
+from agent.pki.issuing.authorities import DEVICE_CA_NAME, Authorities
+from agent.pki.issuing.authority import Authority
+from agent.pki.issuing.device_ca import device_ca_pem, read_device_ca
 from agent.scenario.server_table import WebhookPart, WebRequest
 from agent.scenario.types import Scenario
 from agent.servers.configs import (
@@ -57,7 +59,7 @@ class ServerSide:
     ) -> None:
         self._store: LabStore | None = None
         self.lab: LabServer | None = None
-        self.enroll: EnrollAt | EnrollWith = EnrollAt("")
+        self.enroll: EnrollAt | EnrollWith | EnrollAutomatically = EnrollAt("")
         self.anchors: tuple[bytes, ...] = ()
         self.config: dict[str, Any] | None = None
         self._server = scenario.server
@@ -89,6 +91,9 @@ class ServerSide:
         pem = lab.authorities.anchor.public_bytes(Encoding.PEM).decode("ascii")
         self.anchors = (lab.authorities.anchor.public_bytes(Encoding.DER),)
         self.enroll = EnrollAt(lab.enrollment_url)
+        if self._server.enrollment == "ade":
+            ca = device_ca_pem(lab.authorities.device_authority)
+            self.enroll = EnrollAutomatically(lab.automated_url, ca, self._server.await_configuration)
         self.config = server_data(LabConfig(lab.url, lab.token, Trust(pem, system=False)))
 
     async def close(self) -> None:
@@ -107,7 +112,17 @@ def _store(folder: Path) -> LabStore:
     return LabStore(folder)
 
 
-def _enroll(scenario: Scenario) -> EnrollAt | EnrollWith:
+def _device_ca(path: str) -> bytes:
+    """The CA of the Macs' own identities in this file, or a new one, which is written to it. Raises OperatorError."""
+    file = Path(path)
+    if not file.exists():
+        write_file(file, device_ca_pem(Authority.create(DEVICE_CA_NAME)), private=True)
+    octets = read_file(path, "the CA of the Macs' identities", MAX_PROFILE_BYTES)
+    read_device_ca(octets, path)
+    return octets
+
+
+def _enroll(scenario: Scenario) -> EnrollAt | EnrollWith | EnrollAutomatically:
     """How the Macs enroll. Raises OperatorError."""
     server = scenario.server
     source = server.enroll
@@ -117,6 +132,8 @@ def _enroll(scenario: Scenario) -> EnrollAt | EnrollWith:
         source = f"{server.lab.url.rstrip('/')}/enroll"
     if source.startswith(("https://", "http://")):
         split_url(source)
+        if server.enrollment == "ade" and server.device_ca is not None:
+            return EnrollAutomatically(source, _device_ca(server.device_ca), server.await_configuration)
         return EnrollAt(source)
     profile = read_file(source, "the enrollment profile", MAX_PROFILE_BYTES)
     return EnrollWith(profile)

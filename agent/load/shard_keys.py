@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from agent.errors import PeerError
 from agent.load.phases.run import Part
-from agent.load.shard_plan import EnrollAt, ShardPlan
+from agent.load.shard_plan import EnrollAt, EnrollAutomatically, ShardPlan
 from agent.net.mac.fleet.keys import KeyPool
 from agent.profiles.profile import read_profile
 from agent.profiles.scep import SCEP, scep_of
@@ -40,7 +40,7 @@ async def keys_made_ahead(reactor: Any, keys: KeyPool, finished: Deferred[None])
 
 def key_sizes(plan: ShardPlan) -> list[int | None]:
     """The key size in bits of each SCEP identity of an enrollment; None if only the fetched profile will state it."""
-    if isinstance(plan.enroll, EnrollAt):
+    if isinstance(plan.enroll, EnrollAt | EnrollAutomatically):
         if plan.scenario.server.identity == "scep":
             return [SCEP_KEY_BITS]
         return [] if plan.lab_anchors_only else [None]

@@ -17,7 +17,7 @@ from agent.load.phases.phase_time import PausedTime
 from agent.load.phases.run import Part
 from agent.load.phases.waits import MacWaits
 from agent.load.shard_keys import expect_keys
-from agent.load.shard_plan import EnrollAt, ShardPlan, server_config
+from agent.load.shard_plan import EnrollAt, EnrollAutomatically, ShardPlan, server_config
 from agent.load.shard_restoring import KeptMacs, RestoredShard
 from agent.load.shard_state import ShardState
 from agent.measure.metrics import Metrics
@@ -34,6 +34,7 @@ from agent.net.timing import RunClock, Stalls
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
 from agent.pki.certificates import own_certificate
+from agent.pki.issuing.device_ca import read_device_ca
 from agent.servers.opening import open_server
 from agent.state.rules import KeptFaults, keep_rules
 
@@ -82,6 +83,7 @@ class ShardParts:
             insecure=scenario.server.insecure,
             on_warning=warn,
             stage=self.metrics.stage,
+            tls_floor=scenario.tls.floor,
             resume=scenario.tls.resume,
             wall_clock=self.clock,
             faults=self.faults,
@@ -225,6 +227,13 @@ def _enroll_of(plan: ShardPlan) -> Enroll:
             await client.enroll_at(url, due, seconds)
 
         return enroll_at
+    if isinstance(enroll, EnrollAutomatically):
+        automated, authority = enroll, read_device_ca(enroll.ca, "the shard's plan")
+
+        async def enroll_automatically(client: MDMClient, due: Moment, seconds: float) -> None:
+            await client.enroll_automatically(automated.url, authority, due, seconds, awaiting=automated.awaiting)
+
+        return enroll_automatically
     profile = enroll.profile
 
     async def fetch() -> bytes:

@@ -36,6 +36,19 @@ class EnrollWith(msgspec.Struct, frozen=True, tag="profile"):
     profile: bytes
 
 
+class EnrollAutomatically(msgspec.Struct, frozen=True, tag="ade"):
+    """Each Mac posts its signed MachineInfo to this URL for its enrollment profile."""
+
+    url: str
+    ca: bytes
+    """The CA of the Macs' own identities, certificate and key in PEM."""
+    awaiting: bool = True
+    """Whether the Macs stay in Setup Assistant until DeviceConfigured."""
+
+    def __repr__(self) -> str:
+        return f"EnrollAutomatically({self.url!r})"
+
+
 class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One shard: whole segments of the fleet."""
 
@@ -48,7 +61,7 @@ class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
     stop: int
     """One more than the index of its last Mac."""
     scenario: Scenario
-    enroll: EnrollAt | EnrollWith
+    enroll: EnrollAt | EnrollWith | EnrollAutomatically
     anchors: tuple[bytes, ...] = ()
     """CA certificates of the server, DER."""
     lab_anchors_only: bool = False

@@ -186,6 +186,8 @@ class PowerRecord(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     boots_after: bool = False
     cut: bool = False
     ran_before_cut: bool = False
+    prolonged: float = 0.0
+    """Seconds that the next boot takes longer."""
 
 
 def _no_option(name: str, word: object) -> str:
@@ -202,6 +204,7 @@ class PowerMachine:
     __slots__ = (
         "_boot_seconds",
         "_choices",
+        "_prolonged",
         "_ran_before_cut",
         "_shutdown_seconds",
         "boots_after",
@@ -226,11 +229,12 @@ class PowerMachine:
         self.boots_after = False
         self.cut = False
         self._ran_before_cut = False
+        self._prolonged = 0.0
 
     def record(self, now: float) -> PowerRecord:
         """The present state."""
         left = None if self.deadline is None else max(0.0, self.deadline - now)
-        return PowerRecord(self.state.name, left, self.boots_after, self.cut, self._ran_before_cut)
+        return PowerRecord(self.state.name, left, self.boots_after, self.cut, self._ran_before_cut, self._prolonged)
 
     def resume(self, record: PowerRecord, now: float) -> None:
         """Take a recorded state over. Raises KeyError."""
@@ -238,6 +242,11 @@ class PowerMachine:
         self.deadline = None if record.left is None else now + record.left
         self.boots_after, self.cut = record.boots_after, record.cut
         self._ran_before_cut = record.ran_before_cut
+        self._prolonged = record.prolonged
+
+    def prolong_boot(self, seconds: float) -> None:
+        """The next boot takes so much longer: macOS installs an update during it."""
+        self._prolonged = seconds
 
     def receive(self, request: AnyRequest, now: float) -> list[PowerEvent]:
         """Apply a request at ``now`` and return the resulting events in order, those that were due by then first.
@@ -313,5 +322,6 @@ class PowerMachine:
 
     def _boot(self, now: float) -> list[PowerEvent]:
         self.state = Power.BOOTING
-        self.deadline = now + self._boot_seconds()
+        self.deadline = now + self._boot_seconds() + self._prolonged
+        self._prolonged = 0.0
         return [PowerEvent.BOOT_STARTED]

@@ -33,11 +33,12 @@ class CommandMalformed(PeerError):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: ``body`` is the dictionary under ``Command``."""
+    """One command: ``body`` is the dictionary under ``Command``, ``channel`` where it came, ``device`` or ``user``."""
 
     uuid: str
     request_type: str
     body: Mapping[str, Any]
+    channel: str = "device"
 
 
 def parse_command(answer: bytes) -> Command:

@@ -25,7 +25,16 @@ _OVERHEAD_BYTES = 1024  # of an exchange without its bodies, about
 REDACTED = "***"
 
 # The one table of secrets, in lower case: the names of keys whose values are not shown, and parts of such names.
-SECRET_NAMES = ("unlocktoken", "bootstraptoken", "pin", "authorization")
+SECRET_NAMES = (
+    "unlocktoken",
+    "bootstraptoken",
+    "applecaretoken",
+    "pin",
+    "authorization",
+    "authtoken",
+    "digestresponse",
+    "tokendata",
+)
 SECRET_PARTS = (
     "challenge",
     "password",

@@ -71,6 +71,8 @@ class Metrics:
             return
         started, seconds = exchange.started, exchange.seconds
         tally.count += 1
+        if exchange.facts and exchange.facts.get("channel") == "user":
+            tally.user_channel += 1
         # Exchanges arrive in the order of their ends; starts are in no order.
         if started < tally.first:
             tally.first = started
@@ -294,6 +296,7 @@ class _Tally:
         "open",
         "record",
         "timed_out",
+        "user_channel",
     )
 
     def __init__(self) -> None:
@@ -301,6 +304,7 @@ class _Tally:
         self.errors = 0
         self.timed_out = 0
         self.cut_short = 0
+        self.user_channel = 0
         self.open = 0
         self.late = 0
         self.dropped = 0
@@ -339,6 +343,7 @@ class _Tally:
             "timed_out": self.timed_out,
             "cut_short": self.cut_short,
             "open": self.open,
+            "user_channel": self.user_channel,
             "late": self.late,
             "dropped": self.dropped,
             "first": self.first if self.count else None,
@@ -353,6 +358,7 @@ class _Tally:
         self.timed_out += other["timed_out"]
         self.cut_short += other["cut_short"]
         self.open += other["open"]
+        self.user_channel += other.get("user_channel", 0)
         self._taken = (self._taken[0] + other["count"], self._taken[1] + other["errors"])
         self.late += other["late"]
         self.dropped += other["dropped"]
@@ -370,6 +376,7 @@ class _Tally:
             cut_short=self.cut_short,
             late=self.late,
             dropped=self.dropped,
+            user_channel=self.user_channel,
             rate_per_s=self._rate(pauses),
             latency_ms=self.latencies.summary(),
             clamped=self.latencies.clamped,

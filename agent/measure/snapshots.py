@@ -7,7 +7,7 @@ makes them from results documents.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 
@@ -42,6 +42,8 @@ class OperationSnapshot(TypedDict):
     cut_short: Count
     open: Count
     """Those that had not ended when the snapshot was made."""
+    user_channel: NotRequired[Count]
+    """Those of ``count`` on the user channel; missing in snapshots of earlier versions."""
     late: Count
     dropped: Count
     first: float | None

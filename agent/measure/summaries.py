@@ -37,6 +37,8 @@ class OperationSummary(Struct, frozen=True, kw_only=True):
     """Those of ``errors`` that exceeded their time limit."""
     cut_short: Count = 0
     """Those that this program itself ended. In results also those that had not ended when the results were made."""
+    user_channel: Count = 0
+    """Those of ``count`` on the user channel of their Mac."""
     late: Count
     """Those that started more than 100 ms after they were due."""
     dropped: Count

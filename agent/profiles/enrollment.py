@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights, AccessRightsError, check_access_rights
+from agent.mdm.facts import version
 from agent.pki.identity import Identity
 from agent.profiles.certificates import Identities, all_certificates, certificates_at, check_identity_at, identity_at
 from agent.profiles.errors import malformed
+from agent.profiles.policy import PerUserConnections
 from agent.profiles.profile import Payload, Profile
 
 MDM = "com.apple.mdm"
@@ -21,6 +23,9 @@ TOPIC_PREFIX = "com.apple.mgmt."
 _IDENTITY = "IdentityCertificateUUID"
 BOOTSTRAP_CAPABILITY = "com.apple.mdm.bootstraptoken"  # a server capability
 PER_USER_CAPABILITY = "com.apple.mdm.per-user-connections"
+TOKEN_CAPABILITY = "com.apple.mdm.token"  # noqa: S105 - a server capability
+PER_USER_SINCE = "15.1"  # the oldest schema that was read; it says "must be present when managing … macOS devices"
+ENROLLMENT_MODES = ("BYOD", "ADDE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +47,10 @@ class EnrollmentTerms:
     check_out_when_removed: bool = False
     capabilities: tuple[str, ...] = ()
     """ServerCapabilities."""
+    assigned_managed_apple_id: str = ""
+    """AssignedManagedAppleID; empty if the profile has none."""
+    enrollment_mode: str = ""
+    """EnrollmentMode; empty if the profile has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +94,29 @@ def enrollment_terms_of(profile: Profile) -> EnrollmentTerms:
         sign_message=payload.get("SignMessage", bool) or False,
         check_out_when_removed=payload.get("CheckOutWhenRemoved", bool) or False,
         capabilities=payload.strings("ServerCapabilities"),
+        assigned_managed_apple_id=payload.get("AssignedManagedAppleID", str) or "",
+        enrollment_mode=_enrollment_mode(payload),
     )
+
+
+def check_per_user(terms: EnrollmentTerms, release: str, policy: PerUserConnections) -> str:
+    """Check that a profile for Macs names the capability of user connections; returns a warning, or an empty text.
+
+    Raises ProfileError from macOS PER_USER_SINCE on, unless ``policy`` makes it optional.
+    Source: apple-schema profiles/com.apple.mdm.yaml, ServerCapabilities.
+    """
+    if PER_USER_CAPABILITY in terms.capabilities:
+        return ""
+    found = ", ".join(terms.capabilities)[:200] or "none"
+    expected = (
+        f"ServerCapabilities of the {MDM} payload: expected {PER_USER_CAPABILITY}, as for every Mac, found {found}"
+    )
+    if policy == "required" and version(release) >= version(PER_USER_SINCE):
+        raise malformed(
+            f"{expected}. Add it to the profile, or set fleet.per_user_connections to optional "
+            "(--per-user-connections optional)"
+        )
+    return f"{expected}. Add it to the profile"
 
 
 def check_update(before: EnrollmentTerms, after: EnrollmentTerms) -> None:
@@ -97,14 +128,24 @@ def check_update(before: EnrollmentTerms, after: EnrollmentTerms) -> None:
         ("Topic", before.topic, after.topic),
         ("ServerURL", before.server_url, after.server_url),
         ("CheckInURL", before.check_in_url, after.check_in_url),
+        ("AssignedManagedAppleID", before.assigned_managed_apple_id, after.assigned_managed_apple_id),
+        ("EnrollmentMode", before.enrollment_mode, after.enrollment_mode),
     ):
         if was != wanted:
-            raise malformed(f"an update of the {MDM} payload may not change {key} from {was} to {wanted[:200]}")
+            changed = f"{key} from {was[:200] or 'none'} to {wanted[:200] or 'none'}"
+            raise malformed(f"an update of the {MDM} payload may not change {changed}")
     if (PER_USER_CAPABILITY in before.capabilities) != (PER_USER_CAPABILITY in after.capabilities):
         raise malformed(f"an update of the {MDM} payload may neither add nor remove {PER_USER_CAPABILITY}")
     added = after.access_rights & ~before.access_rights
     if added:
         raise malformed(f"an update of the {MDM} payload may not add the access rights {int(added)}")
+
+
+def _enrollment_mode(payload: Payload) -> str:
+    mode = payload.get("EnrollmentMode", str) or ""
+    if mode and mode not in ENROLLMENT_MODES:
+        raise malformed(f"EnrollmentMode: expected {' or '.join(ENROLLMENT_MODES)}, found {mode[:80]}")
+    return mode
 
 
 def _access_rights(payload: Payload) -> AccessRights:

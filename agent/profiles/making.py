@@ -41,6 +41,14 @@ def enrollment_profile(authorities: Authorities, base_url: str, identity: dict[s
     return _profile("lom-agent lab enrollment", ENROLLMENT_IDENTIFIER, [anchor, identity, mdm])
 
 
+def platform_sso_profile() -> bytes:
+    """A profile that would set up the SSO extension for Platform SSO."""
+    identifier = "test.lom-agent.lab.sso"
+    keys = {"ExtensionIdentifier": "test.lom.sso", "Type": "Redirect", "URLs": ["https://lom.test/"]}
+    payload = _payload("com.apple.extensiblesso", "Platform SSO", f"{identifier}.extension", **keys)
+    return _profile("Platform SSO", identifier, [payload])
+
+
 def pkcs12_payload(authorities: Authorities, identity: Identity | None = None) -> dict[str, Any]:
     """A PKCS12 payload with this MDM identity, by default with a new one."""
     identity = identity or authorities.mdm_identity()

@@ -26,6 +26,7 @@ from agent.profiles.lom import LOM, check_lom, lom_configuration_of
 from agent.profiles.profile import Profile
 
 _KINDS_OF_PROFILES = 256
+DECLARED_SOURCE = "Declarative Device Management"  # apple-schema commands/profile.list.yaml, Source
 _LISTED_TEXTS = (
     "PayloadDisplayName",
     "PayloadOrganization",
@@ -49,6 +50,11 @@ class InstalledProfile:
     """The certificates of its signature."""
     packed: bytes
     """Its item of ProfileList without the signers, serialised: a fifth of the memory of the dictionaries."""
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether a declaration installed it."""
+        return bool(marshal.loads(self.packed).get("Source") == DECLARED_SOURCE)  # noqa: S302 - written by ``install``
 
     @property
     def listed(self) -> dict[str, Any]:
@@ -89,9 +95,10 @@ class ProfileStore:
         for payload_type in (LOM, MDM):
             self._check_single(profile, payload_type)
 
-    def install(self, profile: Profile, identities: Identities) -> None:
+    def install(self, profile: Profile, identities: Identities, source: str = "") -> None:
         """Install a profile with the identities of its payloads; replaces one with the same PayloadIdentifier.
 
+        ``source`` is its Source in ProfileList: DECLARED_SOURCE, or none for a profile of the MDM server.
         Raises ProfileError and leaves the store unchanged.
         """
         self.check(profile)
@@ -103,7 +110,7 @@ class ProfileStore:
             identities=tuple(identities.values()),
             certificates=all_certificates(profile),
             signers=tuple(read_certificate(signer.public_bytes(Encoding.DER)) for signer in profile.signers),
-            packed=marshal.dumps(_listed(profile)),
+            packed=marshal.dumps(_listed(profile) | ({"Source": source} if source else {})),
         )
         if configuration is not None or (replaced is not None and LOM in replaced.payload_types):
             self.lom = configuration

@@ -122,6 +122,7 @@ def _operation(found: OperationSummary) -> dict[str, Any]:
         "timed_out": found.timed_out,
         "cut_short": found.cut_short,
         "open": 0,
+        "user_channel": found.user_channel,
         "late": found.late,
         "dropped": found.dropped,
         "first": 0.0 if found.count else None,

@@ -125,6 +125,9 @@ def within(takes: inspect.Type, step: str | int | None) -> inspect.Type | None:
             return takes.item_types[step]
         case inspect.DictType():
             return takes.value_type
+        case inspect.UnionType():
+            fitting = inspect.DictType if step is None else inspect.VarTupleType
+            return next((within(each, step) for each in takes.types if isinstance(each, fitting)), None)
     return None
 
 
@@ -147,6 +150,8 @@ def words(takes: inspect.Type) -> str:
             most = "" if takes.max_length is None else f" of at most {takes.max_length:,}"
             inner = words(takes.item_type)
             return f"a list of texts{most}" if inner == "text" else f"a list{most}, each {inner}"
+        case inspect.UnionType():
+            return _any_of([words(each) for each in takes.types if not isinstance(each, inspect.NoneType)])
         case inspect.TupleType():
             return f"[{', '.join(words(each) for each in takes.item_types)}]"
     return "a table"

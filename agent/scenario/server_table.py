@@ -158,6 +158,29 @@ class ServerPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             example="https://mdm.example/enroll",
         ),
     ] = None
+    enrollment: Annotated[
+        Literal["profile", "ade"],
+        key(
+            "How a Mac gets its enrollment profile: `profile`, with a GET of `enroll`, or `ade`, as in Setup Assistant "
+            "(Automated Device Enrollment), with a POST of its signed MachineInfo to `enroll`."
+        ),
+    ] = "profile"
+    device_ca: Annotated[
+        str | None,
+        key(
+            'With `enrollment = "ade"`: the file with the test CA that issues the identities of the Macs, which your '
+            "server has to trust in place of Apple's; a new CA is written to it if it does not exist.",
+            path=True,
+            example="device-ca.pem",
+        ),
+    ] = None
+    await_configuration: Annotated[
+        bool,
+        key(
+            'With `enrollment = "ade"`: the Macs stay in Setup Assistant (`AwaitingConfiguration`) until the server '
+            "sends `DeviceConfigured`."
+        ),
+    ] = True
     identity: Annotated[
         Literal["pkcs12", "scep"],
         key(

@@ -16,7 +16,7 @@ from agent.faults.decisions import MOST_RULES
 from agent.faults.rules import Rule
 from agent.fleet.population import DEFAULT_SEED, DEFAULT_SEGMENT_SIZE, MAX_DEVICES, Population
 from agent.net.apns.behaviour import PushSettings
-from agent.net.mac.fleet.behaviour import MacSettings
+from agent.net.mac.fleet.behaviour import DEFAULT_TLS_FLOOR, MacSettings, TLSFloor
 from agent.scenario.server_table import ServerPart
 from agent.settings import Factor, Rate, RateOrNone, Seconds, Share, SomeSeconds, key
 
@@ -49,9 +49,10 @@ class FleetPart(MacSettings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Count, key("Macs in one segment (subnet). The first Mac of each segment is its LOM Controller.")
     ] = DEFAULT_SEGMENT_SIZE
     os: Annotated[
-        str | None,
+        str | tuple[str, ...] | dict[str, float] | None,
         key(
-            "The macOS of every Mac: a release, such as `26.4`, or a major version, such as `27`; none: a mix.",
+            "The macOS of every Mac: a release, such as `26.4`, or a major version, such as `27`. Of several, such as "
+            "`26.4,27`, each has the same share, or that of its weight: `26=3,27=1`. None: the usual mix.",
             example="26.4",
         ),
     ] = None
@@ -69,6 +70,13 @@ class FleetPart(MacSettings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class TLSPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """TLS between the Macs and the server."""
 
+    floor: Annotated[
+        TLSFloor,
+        key(
+            "What Macs with macOS 27 or later do about a server below the TLS that Apple asks for from 2026 on: "
+            "`apple-2026` refuse it, `warn`, or `off`. SCEP servers are not judged."
+        ),
+    ] = DEFAULT_TLS_FLOOR
     resume: Annotated[
         Share, key("The share of new connections that offer an earlier session ticket; the others do a full handshake.")
     ] = 0.0
@@ -278,6 +286,13 @@ class CommandPhase(ArrivingPhase, frozen=True, kw_only=True, tag="command"):
         str | None,
         key("The command's dictionary as a plist file, instead of `request`.", path=True, example="command.plist"),
     ] = None
+    channel: Annotated[
+        Literal["device", "user"],
+        key(
+            "For the device channel of the Macs, or for the user channel of those with a user whom the server manages "
+            "(`fleet.users`); `user` with the lab and NanoMDM, which both call it `UDID:USERID`."
+        ),
+    ] = "device"
 
 
 class LOMSetupPhase(ArrivingPhase, frozen=True, kw_only=True, tag="lom_setup"):

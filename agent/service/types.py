@@ -167,7 +167,8 @@ class AddMacs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     segment_size: Annotated[int, Meta(ge=1, le=MAX_ADDED)] | None = None
     """Macs in each segment; null: all in one."""
     os: Text | None = None
-    """A release of macOS, such as ``26.4``, or a major version, such as ``27``; null: a mix."""
+    """A release of macOS, such as ``26.4``, a major version, such as ``27``, or several, such as ``26.4,27`` or
+    ``26=3,27=1``, with the same share each or with weights; null: the usual mix."""
     model: Text | None = None
     """A model identifier, such as ``Mac16,10``; null: a mix."""
 

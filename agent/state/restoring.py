@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from agent.device.app_installing import queued_app
+from agent.fleet.population import USER_CHANNEL
 from agent.net.mac.client import MDMClient
 from agent.state.fleet import FleetState, KeptGroup
 
@@ -36,12 +38,17 @@ def restore_group(
         each(client)
         device = client.device
         wanted = mac.record.activity.session.wanted
+        user = mac.record.activity.user_session
         acts = wanted or device.enrolling is not None or device.synchronising is not None
-        if acts or not idle or not client.make_idle():
+        acts = acts or (user is not None and user.wanted)
+        acts = acts or queued_app(device) is not None
+        due = device.update is not None or device.declared.full_report_at is not None  # at a time of its own
+        if acts or not idle or not client.make_idle() or due:
             restored[mac.index] = RestoredMac(mac.index, wanted)
     endpoint = group.push_endpoint
     for notification, not_before in state.pushes(group.first):
         if endpoint is not None:
             endpoint.broker.restore(notification, not_before)
-            restored.setdefault(notification.index, RestoredMac(notification.index, in_session=False))
+            index = notification.index % USER_CHANNEL
+            restored.setdefault(index, RestoredMac(index, in_session=False))
     return iter(restored.values())

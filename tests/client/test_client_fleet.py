@@ -164,11 +164,13 @@ def test_a_manual_clock_stands_until_it_is_moved(tmp_path: Path) -> None:
 
 def test_macs_are_found_by_what_they_are(fleet: Fleet) -> None:
     one, other = fleet.mac(os="15.5"), fleet.mac(os="26.4")
-    rack = fleet.segment(devices=1)
+    rack = fleet.segment(devices=1, os=["27.0"])
     assert fleet.select(os="15.5") == [one]
+    assert {mac.os_version for mac in rack.macs} == {"27.0"}
+    assert {mac.os_version for mac in fleet.add(20, os={"26.4": 1, "27.0": 1})} == {"26.4", "27.0"}
     assert fleet.select(role="controller", segment=rack.number) == [rack.controller]
     assert fleet.find(other.serial_number) == fleet.find(other.number) == other
-    assert [len(segment) for segment in fleet.segments] == [1, 1, 2]
+    assert [len(segment) for segment in fleet.segments] == [1, 1, 2, 20]
     assert fleet.segments[2].macs == rack.macs
     fleet.remove_macs()
     assert fleet.macs == []

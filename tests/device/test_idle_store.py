@@ -8,6 +8,7 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.device.ddm.declared import Declaration, Declared
 from agent.device.packed import IdleStore
 from agent.errors import PeerError
 from agent.lom.requests import PowerRequest
@@ -60,8 +61,9 @@ def test_device_unlike_the_compression_dictionary_is_restored() -> None:
     here.serialise(make(0))
     for number in range(50):  # each differs from all others
         device = make(1)
-        device.declarations = {f"{number} {one}": str(number**20 + one) for one in range(200)}
-        assert here.restore(1, here.serialise(device)).declarations == device.declarations
+        there = [Declaration("asset", f"{number} {one}", str(number**20 + one)) for one in range(200)]
+        device.declared = Declared("token", there)
+        assert here.restore(1, here.serialise(device)).declared == device.declared
 
 
 def test_restored_identity_is_one_object_everywhere() -> None:

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 
 import agent
 from agent.errors import MisuseError, OperatorError
-from agent.fleet.models import MODELS, RELEASES, USUAL_MIX, model_named, runs_on
+from agent.fleet.models import MODELS, RELEASES, USUAL_MIX, OSChoice, model_named, os_text, runs_on
 from agent.fleet.population import MAX_DEVICES, Mac, NoSuchMacError, Population
 from agent.lom.addresses import link_local_from_mac, mac_from_link_local
 
-# A change here changes every fleet that users have recorded by its seed: that is a new major version.
+# A change here changes every fleet that users have recorded by its seed: that is a new major version. Only the macOS
+# releases move on with the usual mix.
 GOLDEN = {
     7: {
         "index": 7,
@@ -32,8 +33,8 @@ GOLDEN = {
         "serial_number": "MAZ8ZVGX70",
         "model": "Mac13,1",
         "model_name": "Mac Studio",
-        "os_version": "15.5",
-        "build_version": "24F74",
+        "os_version": "13.6",
+        "build_version": "22G120",
         "host_name": "mac-maz8zvgx70",
         "dns_name": "mac-maz8zvgx70.lom.test",
         "macs": ["fe:53:72:d9:76:7c"],
@@ -49,8 +50,8 @@ GOLDEN = {
         "serial_number": "F5ENSY989G7P",
         "model": "MacPro7,1",
         "model_name": "Mac Pro",
-        "os_version": "15.1",
-        "build_version": "24B83",
+        "os_version": "26.6",
+        "build_version": "25G72",
         "host_name": "mac-f5ensy989g7p",
         "dns_name": "mac-f5ensy989g7p.lom.test",
         "macs": ["1e:74:c8:0b:3d:b4", "fe:1e:fd:96:fd:33"],
@@ -200,7 +201,14 @@ def test_models_run_only_releases_that_support_them() -> None:
 
 @pytest.mark.parametrize(
     ("version", "builds"),
-    [("26.4", {"25E246"}), ("27", {"26A428"}), ("26", {"25A354", "25C56"}), ("15.1", {"24B83", "24B2083"})],
+    [
+        ("26.4", {"25E246"}),
+        ("27", {"26A428", "26A434"}),
+        ("15", {"24A335", "24B83", "24B2083", "24C101", "24D60", "24D2082", "24E248", "24F74"}),
+        ("15.1", {"24B83", "24B2083"}),
+        ("26.4, 27.0", {"25E246", "26A428"}),
+        ("26.4=0.2,27.0=3", {"25E246", "26A428"}),
+    ],
 )
 def test_the_os_option_sets_the_version_of_every_mac_and_nothing_else(version: str, builds: set[str]) -> None:
     of_version, usual = Population("versions", 300, os=version), Population("versions", 300)
@@ -211,10 +219,44 @@ def test_the_os_option_sets_the_version_of_every_mac_and_nothing_else(version: s
         assert (mac.udid, mac.macs[0], mac.roles) == (other.udid, other.macs[0], other.roles)
 
 
+def test_several_versions_have_the_shares_of_their_weights() -> None:
+    counts = Counter(mac.os_version for mac in Population("shares", 4000, os={"26.4": 3, "27.0": 1}, model="Mac16,10"))
+    assert set(counts) == {"26.4", "27.0"}
+    assert 0.72 < counts["26.4"] / 4000 < 0.78
+    even = Counter(mac.os_version for mac in Population("shares", 4000, os=["26.4", "27.0"], model="Mac16,10"))
+    assert 0.47 < even["26.4"] / 4000 < 0.53
+
+
+def test_of_several_versions_a_mac_has_one_that_runs_on_it() -> None:
+    macs = list(Population("intel", 2000, os=["26.4", "27"]))
+    assert {mac.os_version for mac in macs if mac.apple_silicon} == {"26.4", "27.0", "27.0.1"}
+    assert {mac.os_version for mac in macs if not mac.apple_silicon} == {"26.4"}
+
+
+def test_usual_fleet_is_that_of_late_2026(many: list[Mac]) -> None:
+    majors = Counter(mac.os_version.partition(".")[0] for mac in many)
+    assert majors["26"] > majors["15"] > majors["14"]
+    assert majors["26"] > majors["27"] > len(many) / 5
+    assert {mac.os_version.partition(".")[0] for mac in many if not mac.apple_silicon} == {"13", "14", "15", "26"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "text"),
+    [(None, None), ("26.4", "26.4"), (["26.4", "27"], "26.4,27"), ({"26": 3, "27": 0.5}, "26=3,27=0.5")],
+)
+def test_choice_of_macos_as_text(choice: OSChoice | None, text: str | None) -> None:
+    assert os_text(choice) == text
+    population = Population("text", 2, os=choice)
+    assert population.os == text
+    assert list(pickle.loads(pickle.dumps(population))) == list(population)
+
+
 def test_a_model_is_that_of_every_mac() -> None:
     macs = list(Population("models", 300, model="Mac16,9"))
     assert {mac.model for mac in macs} == {"Mac16,9"}
-    assert {mac.os_version for mac in macs} == {"15.3.2", "15.4", "15.5", "26.0", "26.2"}
+    assert {mac.build_version for mac in macs} == {
+        release.build for release in RELEASES if runs_on(release, model_named("Mac16,9"))
+    }
     (pro,) = Population("models", 1, model="MacPro7,1", os="26.5")
     assert (pro.model, pro.build_version) == ("MacPro7,1", "25F71")
 
@@ -222,11 +264,17 @@ def test_a_model_is_that_of_every_mac() -> None:
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"os": "26.9"}, r"found '26\.9'\. Choose one of 26\.0, 26\.1, 26\.2, 26\.3, 26\.4, 26\.5\."),
+        ({"os": "26.9"}, r"found '26\.9'\. Choose one of 26\.0, .*, 26\.5, 26\.6\."),
         ({"os": "28"}, r"found '28'\. Choose one of 13, 14, 15, 26, 27\."),
         ({"os": ""}, r"found ''\. Choose one of 13, 14, 15, 26, 27\."),
+        ({"os": "27,26.9"}, r"found '26\.9'\. Choose one of 26\.0"),
+        ({"os": "27=1,27=2"}, r"such as 26\.4,27 or 26=3,27=1, found '27=1,27=2'\."),
+        ({"os": "27=0"}, r"a weight above 0 and up to 1,000,000, .* found '27=0'"),
+        ({"os": "27=many"}, "found '27=many'"),
+        ({"os": "27=nan"}, "found '27=nan'"),
+        ({"os": ",".join(["27"] * 1000)}, "Expected versions of macOS that differ"),
         ({"model": "Mac16,1"}, r"found 'Mac16,1'\. Choose one of Mac16,1[01], Mac16,1[01], "),
-        ({"model": "MacPro7,1", "os": "27"}, r"runs on MacPro7,1, found '27'\. .* 26\.4, 26\.5\."),
+        ({"model": "MacPro7,1", "os": "27"}, r"runs on MacPro7,1, found '27'\. .* 26\.5, 26\.6\."),
     ],
 )
 def test_unknown_versions_and_models_are_refused_with_suggestions(keys: dict[str, str], says: str) -> None:

@@ -258,7 +258,7 @@ def test_erased_mac_is_unenrolled_and_can_enroll_again(run_in_reactor: RunInReac
         async with stack() as running:
             client = running.fleet[0]
             await running.command(client, "InstallProfile", Payload=lom_of(running, client))
-            assert (await running.command(client, "EraseDevice"))["Status"] == "Acknowledged"
+            assert (await running.command(client, "EraseDevice", PIN="123456"))["Status"] == "Acknowledged"
             await running.until(lambda: client.device.enrollment is None, "the end of the management")
             assert client.lom is None
             client.wake()

@@ -146,7 +146,9 @@ class Erasing(Lab):
     def report(self, put: Message) -> bytes:
         """Answer Idle with EraseDevice."""
         answer = super().report(put)
-        erase = plists.dump_xml({"CommandUUID": os.urandom(8).hex(), "Command": {"RequestType": "EraseDevice"}})
+        erase = plists.dump_xml(
+            {"CommandUUID": os.urandom(8).hex(), "Command": {"RequestType": "EraseDevice", "PIN": "123456"}}
+        )
         return erase if b"<string>Idle</string>" in put.body else answer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import MisuseError
-from agent.mdm.facts import COLUMNS, Fact, message, messages, read_facts, version, write_facts
+from agent.mdm.facts import COLUMNS, KINDS, Fact, message, messages, of_kind, read_facts, version, write_facts
 
 MAKE_FACTS = Path(__file__).parents[2] / "fixtures" / "make_facts.py"
 
@@ -61,7 +62,9 @@ responsekeys:
 def made(folder: Path, *arguments: str) -> list[Fact]:
     """The table that the program writes from the YAML in ``folder``."""
     output = folder / "facts.tsv"
-    command = [sys.executable, str(MAKE_FACTS), str(folder), "--output", str(output), *arguments]
+    (folder / "none").mkdir(exist_ok=True)
+    extra = () if "--additions" in arguments else ("--additions", str(folder / "none"))
+    command = [sys.executable, str(MAKE_FACTS), str(folder), "--output", str(output), *extra, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=MAKE_FACTS.parents[1])
     assert done.returncode == 0, done.stderr
     return list(read_facts(output.read_text(encoding="utf-8")))
@@ -107,6 +110,71 @@ def test_keys_missing_in_the_newer_checkout_are_removed(tmp_path: Path) -> None:
     facts = {fact.path: fact for fact in made(newer, "--older", str(older), "--release", "27.0")}
     assert facts["Gone"].removed == "27.0"
     assert [path for path, fact in facts.items() if fact.removed] == ["Gone"]
+
+
+ADDITIONS = """
+payload:
+  requesttype: Blink
+  supportedOS: {macOS: {introduced: '1.0'}}
+payloadkeys:
+- {key: Colour, type: <integer>, supportedOS: {macOS: {introduced: '13.0'}}}
+- {key: Shade, type: <integer>}
+---
+payload:
+  requesttype: Wink
+  supportedOS: {macOS: {introduced: '12.0', removed: '27.0'}}
+"""
+
+
+def test_additions_have_what_the_checkout_lacks_and_nothing_else(tmp_path: Path) -> None:
+    schema, extra = lay(tmp_path / "schema"), lay(tmp_path / "extra", ADDITIONS)
+    facts = {(fact.message, fact.path): fact for fact in made(schema, "--additions", str(extra))}
+    assert facts["Blink", ""].introduced == "14.0"
+    assert (facts["Blink", "Colour"].type, facts["Blink", "Colour"].introduced) == ("string", "13.0")
+    assert facts["Blink", "Shade"].type == "integer"
+    assert (facts["Wink", ""].introduced, facts["Wink", ""].removed) == ("12.0", "27.0")
+
+
+DECLARATION = """
+payload:
+  declarationtype: com.example.lamp
+  apply: multiple
+  supportedOS:
+    macOS: {introduced: '26.0', allowed-enrollments: [supervised, local], allowed-scopes: [system, user]}
+payloadkeys:
+- {key: Bulb, type: <string>, assettypes: [com.apple.asset.data]}
+- key: Shade
+  type: <dictionary>
+  supportedOS: {macOS: {userchannel: false}}
+  subkeys:
+  - {key: Both, type: <string>}
+  - {key: Never, type: <string>, supportedOS: {macOS: {devicechannel: false}}}
+reasons:
+- value: Error.Dark
+  details:
+  - {key: Since, type: <string>}
+"""
+
+
+def test_channels_of_keys_are_those_above_them_with_what_they_state(tmp_path: Path) -> None:
+    facts = {(fact.part, fact.path): fact for fact in made(lay(tmp_path, DECLARATION))}
+    assert facts["", ""].channels == "device|user"
+    assert [facts["request", path].channels for path in ("Bulb", "Shade", "Shade/Both", "Shade/Never")] == [
+        "",
+        "device",
+        "",
+        "none",
+    ]
+    assert facts["", ""].flag("enrollments") == "supervised,local"
+    assert facts["", ""].flag("apply") == "multiple"
+    assert facts["request", "Bulb"].flag("assets") == "com.apple.asset.data"
+    assert facts["request", "Bulb"].flag("supervised") is None
+    assert facts["reason", "Error.Dark/Since"].type == "string"
+
+
+@pytest.mark.parametrize(("channels", "on"), [("", True), ("device|user", True), ("user", True), ("device", False)])
+def test_channels_of_a_fact(channels: str, *, on: bool) -> None:
+    assert Fact("command", "X", channels=channels).is_on("user") is on
 
 
 def test_folder_without_schema_files_is_reported(tmp_path: Path) -> None:
@@ -156,6 +224,25 @@ def test_packaged_table_has_the_lom_messages() -> None:
     assert item.keys["DeviceRequestType"].fact.values == "PowerON|PowerOFF|Reset"
     assert ("check-in", "TokenUpdate") in messages()
     assert ("error", "unrecognized.device") in messages()
+
+
+def test_packaged_table_is_read_one_kind_at_a_time_and_completely() -> None:
+    text = files("agent.mdm").joinpath("facts.tsv").read_text(encoding="utf-8")
+    named = {(fact.kind, fact.message) for fact in read_facts(text)}
+    assert set(messages()) == named
+    assert {kind for kind, _ in named} == set(KINDS)
+    assert of_kind("none") == {}
+
+
+@pytest.mark.parametrize("name", ["AvailableOSUpdates", "OSUpdateStatus", "ScheduleOSUpdate", "ScheduleOSUpdateScan"])
+def test_commands_that_apple_removed_stay_in_the_packaged_table(name: str) -> None:
+    fact = message("command", name).fact
+    assert (fact.is_in("26.5"), fact.is_in("27.0")) == (True, False)
+
+
+def test_packaged_table_has_the_reasons_of_declarations() -> None:
+    assert "ServerToken" in message("declaration", "any").reasons["Error.ConfigurationNotSupported"].keys
+    assert "Error.LicenseNotFound" in message("status", "app.managed.list").reasons
 
 
 def test_unknown_message_is_reported() -> None:

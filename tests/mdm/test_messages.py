@@ -269,3 +269,12 @@ def test_declaration_request_has_no_data() -> None:
 def test_check_in_content_type_is_apples() -> None:
     assert checkin.CONTENT_TYPE == "application/x-apple-aspen-mdm-checkin"
     assert checkin.USER_AGENT == "MDM-OSX/1.0 mdmclient/1543"
+
+
+def test_mdmclient_has_a_greater_version_in_each_later_release() -> None:
+    releases = ["13.6", "14.4", "14.5", "15.0", "15.5", "26.0", "26.6", "27.0", "28.1"]
+    agents = [checkin.user_agent(release) for release in releases]
+    assert agents[3] == checkin.USER_AGENT
+    assert [int(agent.removeprefix("MDM-OSX/1.0 mdmclient/")) for agent in agents] == sorted(
+        {int(agent.rpartition("/")[2]) for agent in agents}
+    )

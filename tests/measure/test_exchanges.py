@@ -23,7 +23,7 @@ from agent.measure.exchanges import (
 SECRET = "s3cr3t-value"
 SECRET_KEYS = [
     "UnlockToken", "BootstrapToken", "Challenge", "DigestChallenge", "Password", "AdminPasswordHash", "PIN", "Passcode",
-    "PersonalRecoveryKey", "Authorization", "password",
+    "PersonalRecoveryKey", "AppleCareToken", "Authorization", "password",
 ]  # fmt: skip
 OPEN_KEYS = ["Token", "PushMagic", "UDID", "PINNED", "Topic", "CommandUUID"]
 

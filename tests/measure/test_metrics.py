@@ -51,6 +51,16 @@ def test_percentiles_of_a_known_distribution_are_within_a_thousandth():
     assert summary.latency_ms.mean == pytest.approx(500.5)
 
 
+def test_exchanges_of_the_user_channel_are_counted_and_merged():
+    of_user = Exchange("command", 0, EPOCH, 0.1, None, facts={"channel": "user"})
+    metrics = counted(exchange(), of_user)
+    metrics.merge(counted(of_user).snapshot())
+    older = counted(exchange()).snapshot()
+    del older["operations"]["command"]["user_channel"]
+    metrics.merge(older)
+    assert (metrics.summary("command").count, metrics.summary("command").user_channel) == (4, 2)
+
+
 def test_one_exchange_is_every_percentile_and_has_no_rate():
     metrics = counted(exchange(0.25))
     assert metrics.summary("command") == OperationSummary(

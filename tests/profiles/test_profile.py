@@ -36,7 +36,7 @@ from agent.mdm.access_rights import ALL_RIGHTS, AccessRights
 from agent.pki.cms_signing import sign_attached
 from agent.plists import PlistError, dump_binary, dump_xml
 from agent.profiles.certificates import certificate_of, unpack_identity
-from agent.profiles.enrollment import Enrollment, check_update, enrollment_of
+from agent.profiles.enrollment import Enrollment, check_per_user, check_update, enrollment_of
 from agent.profiles.errors import ProfileError
 from agent.profiles.lom import lom_configuration_of
 from agent.profiles.profile import Profile, parse_profile, read_profile
@@ -208,7 +208,7 @@ def test_an_enrollment_is_read() -> None:
 
 
 def test_missing_enrollment_keys_have_apples_defaults() -> None:
-    found = enrollment(CheckInURL=None, AccessRights=None)
+    found = enrollment(CheckInURL=None, AccessRights=None, ServerCapabilities=None)
     assert found.check_in_url == found.server_url == "https://mdm.example.com/mdm"
     assert found.access_rights == ALL_RIGHTS
     assert (found.sign_message, found.check_out_when_removed) == (False, False)
@@ -239,6 +239,7 @@ def test_missing_enrollment_keys_have_apples_defaults() -> None:
         ({"SignMessage": "true"}, "SignMessage .* a string"),
         ({"AccessRights": 7.5}, "AccessRights .* a real"),
         ({"ServerCapabilities": [5]}, "expected strings only, found other values"),
+        ({"EnrollmentMode": "byod"}, "expected BYOD or ADDE, found byod"),
         ({"ServerURLPinningCertificateUUIDs": ["NOWHERE"]}, "NOWHERE"),
     ],
 )
@@ -258,13 +259,42 @@ def test_enrollment_needs_an_mdm_payload_and_an_identity() -> None:
         ({"ServerURL": "https://other.example.com/mdm"}, "ServerURL"),
         ({"CheckInURL": None}, "CheckInURL"),
         ({"AccessRights": 3 | 8}, "access rights 8"),
-        ({"ServerCapabilities": ["com.apple.mdm.per-user-connections"]}, "per-user-connections"),
+        ({"ServerCapabilities": ["com.apple.mdm.bootstraptoken"]}, "per-user-connections"),
+        ({"AssignedManagedAppleID": "a@example.com"}, "AssignedManagedAppleID from none to a@example.com"),
+        ({"EnrollmentMode": "ADDE"}, "EnrollmentMode from none to ADDE"),
     ],
 )
 def test_enrollment_update_cannot_change_server_or_add_rights(keys: dict[str, Any], message: str) -> None:
     refused(
         lambda: check_update(enrollment(AccessRights=7), enrollment(**{"AccessRights": 7, **keys})), MALFORMED, message
     )
+
+
+def test_an_update_cannot_add_the_capability_of_user_connections() -> None:
+    without = enrollment(ServerCapabilities=None)
+    refused(lambda: check_update(without, enrollment()), MALFORMED, "neither add nor remove")
+    check_update(without, enrollment(ServerCapabilities=["com.apple.mdm.token"]))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "release", "policy", "warns"),
+    [
+        (None, "15.1", "required", None),
+        (["com.apple.mdm.bootstraptoken"], "27.0", "required", None),
+        (None, "15.0", "required", True),
+        (None, "27.0", "optional", True),
+        (["com.apple.mdm.per-user-connections"], "27.0", "required", False),
+    ],
+)
+def test_a_profile_for_macs_names_user_connections(
+    capabilities: Any, release: str, policy: Any, warns: bool | None
+) -> None:
+    terms = enrollment(ServerCapabilities=capabilities)
+    if warns is None:
+        words = "expected com.apple.mdm.per-user-connections.*fleet.per_user_connections to optional"
+        refused(lambda: check_per_user(terms, release, policy), MALFORMED, words)
+    else:
+        assert ("com.apple.mdm.per-user-connections" in check_per_user(terms, release, policy)) == warns
 
 
 def test_enrollment_update_can_remove_rights() -> None:

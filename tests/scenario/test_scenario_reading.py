@@ -153,6 +153,10 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
     ("text", "wording"),
     [
         # keys and values
+        ("[fleet]\nos = ['26.4', 7]", "fleet.os[1]: expected text, found 7"),
+        ("[fleet]\nos = { 26 = 3, 27 = true }", "fleet.os.27: expected a number, found true"),
+        ("[fleet]\nos = { 26 = 3, 27 = 0 }", "a weight above 0"),
+        ("[fleet]\nos = 7", "fleet.os: expected text, a list of texts or a table, found 7"),
         ("", 'a scenario needs phases; start with [[phase]] and kind = "enroll"'),
         ("naem = 1", 'a scenario has no key "naem"; did you mean "name"?'),
         ("zzz = 1", 'a scenario has no key "zzz"; there are name, description, limits, fleet'),
@@ -274,6 +278,18 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
             'server.micromdm needs server.adapter = "micromdm", found "lab"',
         ),
         ('[server]\nadapter = "nanomdm"\n' + ENROLL, "the table [server.nanomdm] is missing"),
+        (COMMAND + 'channel = "user"\n', 'channel = "user" needs Macs with a logged-in user'),
+        (
+            "[fleet]\nusers = 1\n" + WEBHOOK + COMMAND + 'channel = "user"\n',
+            'channel = "user" needs the lab or NanoMDM, found server.adapter = "webhook"',
+        ),
+        (OWN + 'enrollment = "ade"\n' + ENROLL, 'server.enrollment is "ade", but server.device_ca is missing'),
+        (OWN + 'device_ca = "ca.pem"\n' + ENROLL, 'server.device_ca needs server.enrollment = "ade"'),
+        ('[server]\nenrollment = "ade"\ndevice_ca = "ca.pem"\n' + ENROLL, "the embedded lab has a CA of its own"),
+        (
+            '[server]\nadapter = "none"\nenroll = "p"\nenrollment = "ade"\ndevice_ca = "ca.pem"\n' + ENROLL,
+            "expected a URL in server.enroll, found a file",
+        ),
         ('[server]\nadapter = "nanomdm"\n[server.nanomdm]\n' + ENROLL, 'server.nanomdm lacks the key "url"'),
         (
             '[server]\nadapter = "nanomdm"\nenroll = "x"\n[server.nanomdm]\nurl = "https://x"\n' + ENROLL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from twisted.internet.task import Clock, deferLater
 
 from agent.device.installing import enrollment_steps
 from agent.device.steps import CheckIn, advance
+from agent.device.system import App, SystemState
 from agent.errors import OperatorError
 from agent.faults.rules import Rule
 from agent.lab.core import Lab, Refused
@@ -266,7 +268,34 @@ def test_declarations_that_were_being_updated_are_updated(run_scene) -> None:
             handle = scene.mac(service)
             await until(lambda: bool(lab.macs[handle.udid].status_report), "the status report")
             await until(lambda: handle.client.device.synchronising is None, "the update ends")
-            assert handle.client.device.declarations_token
+            declared = handle.client.device.declared
+            assert declared.token
+            assert "FullReport" not in json.loads(lab.macs[handle.udid].status_report)
+            declared.full_report_at = 1.0  # it is due, and the process ends
+            service.actions.set_online(handle, False)
+        async with scene.service() as service:
+            service.actions.set_online(scene.mac(service), True)
+            await until(lambda: "FullReport" in json.loads(lab.macs[handle.udid].status_report), "the full report")
+
+    run_scene(test)
+
+
+def test_an_app_that_was_to_be_installed_is_installed(run_scene) -> None:
+    async def test(scene: Scene) -> None:
+        async with scene.service() as service:
+            handle = scene.mac(service)
+            await service.actions.enroll(handle, Enroll())
+            service.actions.set_online(handle, False)
+            device = handle.client.device  # its command is answered, and the process ends
+            device.system = SystemState(apps=(App(identifier="com.example.app", managed=True, store_id=1),))
+            handle.group.fleet[handle.index]._environment.changed(handle.index)
+        async with scene.service() as service:
+            handle = scene.mac(service)
+            assert handle.client.device.system.app("com.example.app") == App(
+                identifier="com.example.app", managed=True, store_id=1
+            )
+            service.actions.set_online(handle, True)
+            await until(lambda: handle.client.device.system.managed_app("com.example.app") is not None, "the app")
 
     run_scene(test)
 

@@ -22,34 +22,41 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
 }
 
 
-def problems(value: Any, keys: Mapping[str, Key], *, release: str = NEWEST, where: str = "") -> list[str]:
-    """What is wrong with the dictionary ``value`` by these keys on the device channel, one line each."""
+def problems(
+    value: Any, keys: Mapping[str, Key], *, release: str = NEWEST, where: str = "", channel: str = "device"
+) -> list[str]:
+    """What is wrong with the dictionary ``value`` by these keys on this channel, one line each."""
     if not isinstance(value, dict):
         return [f"{where or 'the message'} should be a dictionary"]
-    known = {name: key for name, key in keys.items() if _on_mac(key, release)}
-    if "ANY" in known:
-        return []
-    found = [f"{where}{name} is not in the schema" for name in value if name not in known]
-    for name, key in known.items():
+    known = {name: key for name, key in keys.items() if key.fact.is_in(release) and key.fact.is_on(channel)}
+    named = {name: key for name, key in known.items() if not name.startswith("ANY")}
+    found = []
+    for name in value.keys() - named.keys():
+        others = [key for key in known.values() if key.name not in named]
+        if not others:
+            found.append(f"{where}{name} is not in the schema")
+        for key in others:
+            found += _value_problems(value[name], key, release, f"{where}{name}", channel)
+    for name, key in named.items():
         if name not in value:
             if key.fact.presence == "required" and not _only_in_user_enrollments(key):
                 found.append(f"{where}{name} is required and absent")
             continue
-        found += _value_problems(value[name], key, release, f"{where}{name}")
+        found += _value_problems(value[name], key, release, f"{where}{name}", channel)
     return found
 
 
-def _value_problems(value: Any, key: Key, release: str, where: str) -> list[str]:
+def _value_problems(value: Any, key: Key, release: str, where: str, channel: str) -> list[str]:
     kind = key.fact.type
     expected = _TYPES.get(kind)
     if expected is not None and (not isinstance(value, expected) or (kind != "boolean" and isinstance(value, bool))):
         return [f"{where} should be <{kind}>, but is {type(value).__name__}"]
     found = _range_problems(value, key.fact.values, where)
     if key.keys and kind == "dictionary":
-        found += problems(value, key.keys, release=release, where=f"{where}.")
+        found += problems(value, key.keys, release=release, where=f"{where}.", channel=channel)
     elif key.keys and kind == "array":
         item = next(iter(key.keys.values()))
-        found += [problem for each in value for problem in _value_problems(each, item, release, f"{where}[]")]
+        found += [problem for each in value for problem in _value_problems(each, item, release, f"{where}[]", channel)]
     return found
 
 
@@ -63,10 +70,6 @@ def _range_problems(value: Any, values: str, where: str) -> list[str]:
         return []
     allowed = values.split("|")
     return [] if str(value) in allowed else [f"{where} should be one of {allowed}, but is {value!r}"]
-
-
-def _on_mac(key: Key, release: str) -> bool:
-    return key.fact.is_in(release) and key.fact.channels in ("", "device", "device|user")
 
 
 def _only_in_user_enrollments(key: Key) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.device.commands import carry_out
+from agent.device.ddm.declared import Declaration, Declared
 from agent.device.installing import enrollment_steps, install_profile
 from agent.device.mac import Device
 from agent.device.steps import Done, Steps, advance
@@ -123,8 +124,8 @@ def owing(device: Device, now: float) -> None:
 
 
 def declared(device: Device, now: float) -> None:
-    device.declarations = {"a": f"token {now}", "b": "token"}
-    device.declarations_token = f"all {now}"
+    there = [Declaration("configuration", "a", f"token {now}"), Declaration("activation", "b", "token", applied=True)]
+    device.declared = Declared(f"all {now}", there, {"device.model.family": b"Mac"}, now)
 
 
 def left(device: Device, now: float) -> None:
@@ -146,8 +147,7 @@ def shown(device: Device, now: float, last: float) -> list[Any]:
         device.mac,
         device.running,
         device.left_at,
-        device.declarations,
-        device.declarations_token,
+        device.declared,
         device.enrollment,
         device.lom,
         device.enrollment and device.enrollment.identity.key.private_numbers(),

@@ -386,6 +386,7 @@ def _operation(totals: _Totals, seconds: int = 600) -> Document:
         "errors": totals.errors,
         "timed_out": 0,
         "cut_short": 0,
+        "user_channel": 0,
         "late": 0,
         "dropped": 0,
         "rate_per_s": round(totals.count / seconds, 3),

@@ -53,6 +53,7 @@ def mdm(**keys: Any) -> dict[str, Any]:
         "Topic": "com.apple.mgmt.External.example",
         "IdentityCertificateUUID": "IDENTITY",
         "AccessRights": 8191,
+        "ServerCapabilities": ["com.apple.mdm.per-user-connections"],
         **keys,
     }
     return payload(MDM, "MDM", **content)

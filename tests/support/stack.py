@@ -70,6 +70,7 @@ class Stack:
         resume: float = 0.0,
         faults: Faults | None = None,
         log: ExchangeLog | None = None,
+        os: str | None = None,
     ) -> None:
         self.exchanges: list[Exchange] = []
         self.warnings: list[str] = []
@@ -96,7 +97,7 @@ class Stack:
             faults=faults,
             exchanges=log,
         )
-        self.fleet = Fleet(Population("stack", devices), self.environment, behaviour)
+        self.fleet = Fleet(Population("stack", devices, os=os), self.environment, behaviour)
 
     def udid(self, client: MDMClient) -> str:
         """The Mac's UDID."""
@@ -139,10 +140,11 @@ async def stack(
     resume: float = 0.0,
     faults: Faults | None = None,
     log: ExchangeLog | None = None,
+    os: str | None = None,
     enrolled: bool = True,
 ) -> AsyncIterator[Stack]:
     """A running stack whose Macs are enrolled by default; everything is closed after it."""
-    running = Stack(devices, scep=scep, behaviour=behaviour, resume=resume, faults=faults, log=log)
+    running = Stack(devices, scep=scep, behaviour=behaviour, resume=resume, faults=faults, log=log, os=os)
     running.server.listen()
     running.network.listen()
     try:

@@ -63,8 +63,6 @@ ALLOWED = {
     "plists.lenient_xml: SkippedEntityHandler": _EXPAT,
     "plists.lenient_xml: StartElementHandler": _EXPAT,
     "plists.lenient_xml: buffer_text": _EXPAT,
-    "mdm.facts: deprecated": _TESTS,
-    "mdm.facts: is_in": _TESTS,
     "measure.exchanges: last_number": _CONTROL,
     "measure.latencies: max_value": "hdrhistogram reads it",
     "net.apns.connection: local_settings": "h2 reads it",

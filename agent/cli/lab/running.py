@@ -24,6 +24,7 @@ from agent.load.listening import LOOPBACK, address_of, listen_at
 from agent.net.transport.anchors import read_anchors
 from agent.pki.identity import Identity
 from agent.pki.issuing.authorities import Authorities
+from agent.pki.issuing.device_ca import device_ca_pem
 from agent.profiles.making import TOPIC
 
 
@@ -108,6 +109,9 @@ def _print_lab(server: LabServer, out: str | None) -> None:
         click.echo(f"API token:          {token}")
         click.echo(f"CA certificate:     {ca}")
         click.echo(f"One profile:        {profile}")
+        devices = folder / "device-ca.pem"
+        write_file(devices, device_ca_pem(server.authorities.device_authority), private=True)
+        click.echo(f"Automated:          {server.automated_url} (server.device_ca = {str(devices)!r})")
         click.echo(f"Try: lom-agent run --devices 1 --enroll {server.enrollment_url} --ca {ca}")
 
 

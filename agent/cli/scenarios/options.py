@@ -65,6 +65,7 @@ GROUPS: Mapping[str, tuple[KeyOption, ...]] = {
         KeyOption("--ca", "server.ca", "FILE"),
         KeyOption("--insecure", "server.insecure"),
         KeyOption("--enroll-retries", "server.retries", "N"),
+        KeyOption("--per-user-connections", "fleet.per_user_connections"),
     ),
     LOM: (KeyOption("--lom-network", "lom.network", "loopback|memory|interface:NAME[,NAME…][:PORT]"),),
     MACHINES: (KeyOption("--on-loss", "load.on_loss"),),

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-
 from agent.conform.evidence import Evidence
 from agent.conform.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.conform.trace import TLSRecord
 from agent.pki.certificates import CertificateError, read_certificates
+from agent.pki.tls_floor import Handshake, Rule, faults
 
 _ARTICLE = "Apple support article 126655"
-_AUTHENTICATED = ("-GCM-SHA256", "-GCM-SHA384", "-CHACHA20-POLY1305")
-_RSA_BITS = 2048
-_EC_BITS = 256
-_SHA_256 = 32  # bytes of its digest
+_NO_TLS_1_2 = "No handshake agreed on TLS 1.2: the server may speak TLS 1.3 alone."
 
 
 def extended_master_secret(evidence: Evidence) -> Finding:
     """With TLS 1.2 the server agrees to the extended master secret."""
     shaken = [each for each in evidence.handshakes() if each.version == "TLSv1.2"]
-    shaken = [each for each in shaken if each.extended_master_secret is not None]
-    if not shaken:
-        return not_tested("No handshake agreed on TLS 1.2: the server may speak TLS 1.3 alone.")
-    for each in shaken:
-        if not each.extended_master_secret:
-            return failed("TLS 1.2 with the extended master secret (RFC 7627)", "TLS 1.2 without it", each)
-    return passed(*shaken)
+    return _judged([each for each in shaken if each.extended_master_secret is not None], "extended master secret")
 
 
 def no_old_version(evidence: Evidence) -> Finding:
@@ -42,13 +32,7 @@ def no_old_version(evidence: Evidence) -> Finding:
 
 def forward_secrecy(evidence: Evidence) -> Finding:
     """With TLS 1.2 the cipher suite has an ephemeral key exchange and authenticated encryption."""
-    shaken = [each for each in evidence.handshakes() if each.version == "TLSv1.2"]
-    for each in shaken:
-        if not each.cipher.startswith("ECDHE-") or not each.cipher.endswith(_AUTHENTICATED):
-            return failed("TLS 1.2 with ECDHE, and AES-GCM or ChaCha20-Poly1305", each.cipher or "no name", each)
-    return (
-        passed(*shaken) if shaken else not_tested("No handshake agreed on TLS 1.2: the server may speak TLS 1.3 alone.")
-    )
+    return _judged([each for each in evidence.handshakes() if each.version == "TLSv1.2"], "cipher suite")
 
 
 def strong_certificate(evidence: Evidence) -> Finding:
@@ -57,14 +41,11 @@ def strong_certificate(evidence: Evidence) -> Finding:
     for each in shaken:
         try:
             certificate = read_certificates(each.chain[0].encode())[0]
-            key, digest = certificate.public_key(), certificate.signature_hash_algorithm
-        except (CertificateError, UnsupportedAlgorithm, ValueError, IndexError):
+        except (CertificateError, IndexError):
             return not_tested("The server's certificate cannot be read.", each)
-        if not _is_strong(key):
-            size = f"{getattr(key, 'key_size', 'an unknown number of')} bits"
-            return failed("a key of RSA of at least 2048 bits, or of EC of at least 256", f"one of {size}", each)
-        if digest is not None and digest.digest_size < _SHA_256:
-            return failed("a certificate with a signature of SHA-256 or more", f"one of {digest.name}", each)
+        for fault in faults(Handshake(each.version, each.cipher, certificate=certificate)):
+            if fault.rule in ("key", "signature"):
+                return failed(fault.expected, fault.found, each)
         day = datetime.fromtimestamp(each.at, UTC)
         if not certificate.not_valid_before_utc <= day <= certificate.not_valid_after_utc:
             dates = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
@@ -72,12 +53,13 @@ def strong_certificate(evidence: Evidence) -> Finding:
     return passed(*shaken) if shaken else not_tested("No handshake came to its end.")
 
 
-def _is_strong(key: object) -> bool:
-    if isinstance(key, rsa.RSAPublicKey):
-        return key.key_size >= _RSA_BITS
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return key.key_size >= _EC_BITS
-    return isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey)
+def _judged(shaken: list[TLSRecord], rule: Rule) -> Finding:
+    """Passed if each of these handshakes keeps a rule of the floor, which the Macs judge by as well."""
+    for each in shaken:
+        for fault in faults(Handshake(each.version, each.cipher, each.extended_master_secret)):
+            if fault.rule == rule:
+                return failed(fault.expected, fault.found, each)
+    return passed(*shaken) if shaken else not_tested(_NO_TLS_1_2)
 
 
 REQUIREMENTS = (

@@ -27,6 +27,7 @@ from agent.push.reasons import OwnCause, RefusedByOwnGateway
 from agent.servers.server import PushNotSent, Server
 
 NOT_ENROLLED = "the Mac was not enrolled"
+NO_USER = "the Mac has no logged-in user whom the server manages"
 NOT_RUNNING = "the Mac was off or booting"
 OFFLINE = "a fault rule kept the Mac offline"
 NO_SERVER = "the scenario's server has no way to queue a command"
@@ -122,7 +123,7 @@ class PhaseContext:
         return error if cause is None else RefusedByOwnGateway(cause)
 
     async def command(
-        self, client: MDMClient, command: Mapping[str, Any], due: Moment, seconds: float
+        self, client: MDMClient, command: Mapping[str, Any], due: Moment, seconds: float, channel: str = "device"
     ) -> CurrentCommand:
         """Have the server queue a command and push; return it when the server has accepted its result.
 
@@ -133,13 +134,18 @@ class PhaseContext:
             raise NotPossible(NO_SERVER)
         if client.device.enrollment is None:
             raise NotPossible(NOT_ENROLLED)
+        name = client.device.mac.udid if channel == "device" else client.user_name
+        if not name:
+            raise NotPossible(NO_USER)
         command_uuid = str(uuid.uuid4()).upper()
         facts = {"request_type": str(command.get("RequestType", ""))[:200], "command_uuid": command_uuid}
+        if channel != "device":
+            facts["channel"] = channel
         with self.environment.begin("delivery", client.index, due, facts) as delivery:
             waiting = Deferred.fromCoroutine(self._delivered(client, command_uuid, command, due, delivery, seconds))
-            request = self.server.enqueue(client.device.mac.udid, command_uuid, command)
+            request = self.server.enqueue(name, command_uuid, command)
             try:
-                await self._queue(self.server, client, request, due, delivery, seconds)
+                await self._queue(self.server, client, name, request, due, delivery, seconds)
                 return await waiting
             finally:
                 waiting.addErrback(lambda _: None)
@@ -173,12 +179,13 @@ class PhaseContext:
         self,
         server: Server,
         client: MDMClient,
+        name: str,
         request: Deferred[None],
         due: Moment,
         delivery: Operation,
         seconds: float,
     ) -> None:
-        """Wait for the request to queue a command, and for the push after it. Raises PeerError.
+        """Wait for the request to queue a command for ``name``, and for the push after it. Raises PeerError.
 
         If only the push fails, ``enqueue`` has succeeded, and the failure is recorded for the operation ``push``.
         """
@@ -195,7 +202,7 @@ class PhaseContext:
             client.wake()  # without a gateway the Mac opens a session by itself
         elif not server.pushes_on_enqueue:
             try:
-                await self.answer(server.push(client.device.mac.udid), seconds)
+                await self.answer(server.push(name), seconds)
             except PushNotSent as error:
                 raise await self.push_failed(client, due, error) from None
             except PeerError as error:

@@ -180,13 +180,13 @@ class PhaseRun:
                 look_by = look_when_pushed if phase.by == "push" else look
                 return lambda index, due: look_by(context, index, due, phase.timeout)
             case CommandPhase():
-                return partial(self._command, phase.request or {}, phase.timeout)
+                return partial(self._command, phase.request or {}, phase.timeout, phase.channel)
             case LOMSetupPhase():
                 return lambda index, due: set_up(context, index, due, phase.timeout, install=phase.install)
         raise AssertionError(phase.kind)
 
-    async def _command(self, request: dict[str, Any], seconds: float, index: int, due: Moment) -> None:
-        await self._context.command(self._context.mac(index), request, due, seconds)
+    async def _command(self, request: dict[str, Any], seconds: float, channel: str, index: int, due: Moment) -> None:
+        await self._context.command(self._context.mac(index), request, due, seconds, channel)
 
     async def _lom(self, phase: LOMPhase) -> None:
         """Each operation is one LOMDeviceRequest."""

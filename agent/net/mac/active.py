@@ -12,6 +12,8 @@ from agent.net.mac.connection import SessionConnection
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
 from agent.net.mac.sessions import Sessions
+from agent.net.mac.upkeep import Upkeep
+from agent.net.mac.users import UserChannel
 
 WENT_DOWN = "the Mac went down"
 WENT_OFFLINE = "the Mac went offline"
@@ -29,6 +31,8 @@ class ActiveMac:
     connection: SessionConnection
     commands: Commands
     sessions: Sessions
+    upkeep: Upkeep
+    user: UserChannel | None = None
 
     @property
     def quiet(self) -> bool:
@@ -39,12 +43,15 @@ class ActiveMac:
             and self.background.quiet
             and self.commands.quiet
             and self.sessions.quiet
+            and (self.user is None or self.user.quiet)
         )
 
     def free_memory(self) -> None:
         """Free the memory that a quiet Mac can recreate."""
         self.connection.free_memory()
         self.commands.free_memory()
+        if self.user is not None:
+            self.user.free_memory()
         for identity in self.device.identities:
             identity.free_objects()
 
@@ -54,6 +61,8 @@ class ActiveMac:
         self.background.abandon(in_order=in_order)
         self.pushes.forget(WENT_DOWN)
         self.connection.power_lost(in_order=in_order)
+        if self.user is not None:
+            self.user.stop(WENT_DOWN, in_order=in_order)
         self.device.lose_power()
         if not self.device.session.owes_result:
             self.commands.forget(WENT_DOWN)
@@ -65,6 +74,9 @@ class ActiveMac:
         self.pushes.forget(WENT_OFFLINE)
         self.pushes.offline = True
         self.connection.hang_up()
+        if self.user is not None:
+            self.user.stop(WENT_OFFLINE, in_order=True)
+            self.user.pushes.offline = True
         self.device.lose_power()  # of the session alone: it ends, and an undelivered result is kept
         if not self.device.session.owes_result:
             self.commands.forget(WENT_OFFLINE)
@@ -72,6 +84,9 @@ class ActiveMac:
     def close(self) -> None:
         """Close every connection and cancel every timer, at the end of the run."""
         self.sessions.stop(RUN_ENDED)
+        self.upkeep.stop()
         self.power.stop()
         self.background.close()
+        if self.user is not None:
+            self.user.close(RUN_ENDED)
         self.connection.hang_up()

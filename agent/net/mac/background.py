@@ -19,8 +19,20 @@ from twisted.python.failure import Failure as TwistedFailure
 
 from agent import plists
 from agent.device.mac import Device
-from agent.device.steps import CheckIn, Done, IORequest, ObtainIdentity, RelayItems, ReturnT, Steps, advance
-from agent.errors import CutShort, PeerError
+from agent.device.steps import (
+    CheckIn,
+    Done,
+    Download,
+    DownloadByMDM,
+    IORequest,
+    ObtainIdentity,
+    ReadDate,
+    RelayItems,
+    ReturnT,
+    Steps,
+    advance,
+)
+from agent.errors import CutShort, OperatorError, PeerError
 from agent.faults.decisions import Hit
 from agent.lom.endpoint import Endpoint
 from agent.lom.requests import RelayOutcome
@@ -30,13 +42,14 @@ from agent.mdm.refusals import ServerRefused
 from agent.measure.exchanges import Kind
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import Connections, ask
-from agent.net.http.http1 import Origin, without_query
+from agent.net.http.http1 import Origin, Response, without_query
 from agent.net.mac.enrollment import hints
 from agent.net.mac.exchanging import MacExchanger
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
 from agent.pki.cms_signing import mdm_signature
 from agent.pki.identity import Identity
+from agent.pki.issuing.authority import Authority
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
 
@@ -44,9 +57,11 @@ _log = Logger()
 _LOOK_AT = "Check that the profile's CheckInURL leads to the MDM server, and not to a login page or a proxy."
 
 
-def message_headers(enrollment: Enrollment, content_type: str, body: bytes) -> dict[str, str]:
+def message_headers(
+    enrollment: Enrollment, content_type: str, body: bytes, *, agent: str = checkin.USER_AGENT
+) -> dict[str, str]:
     """The headers of a message to the server, with Mdm-Signature where the enrollment has SignMessage."""
-    headers = {"User-Agent": checkin.USER_AGENT, "Content-Type": content_type}
+    headers = {"User-Agent": agent, "Content-Type": content_type}
     if enrollment.sign_message:
         identity = enrollment.identity
         headers["Mdm-Signature"] = mdm_signature(body, identity.certificate, identity.key)
@@ -55,6 +70,12 @@ def message_headers(enrollment: Enrollment, content_type: str, body: bytes) -> d
 
 class MacStopped(CutShort):
     """The Mac went down or enrolled again before a background task was done."""
+
+
+class DownloadRefused(PeerError):
+    """A file could not be downloaded."""
+
+    kind = "download"
 
 
 @dataclass(slots=True)
@@ -146,7 +167,7 @@ class BackgroundTasks:
 
     async def perform(
         self, need: IORequest, waits: IdentityWaits | None = None
-    ) -> list[RelayOutcome] | Identity | bytes | PeerError:
+    ) -> list[RelayOutcome] | Identity | bytes | float | PeerError:
         """Carry out one I/O request; a failure of the peer is returned, not raised."""
         try:
             match need:
@@ -157,8 +178,28 @@ class BackgroundTasks:
                 case CheckIn(message, enrollment):
                     await self._kept()
                     return await self._check_in(message, enrollment)
+                case Download(url, anchors, pins):
+                    return await self._download(url, anchors, pins)
+                case DownloadByMDM(url, enrollment):
+                    return await self._download_by_mdm(url, enrollment)
+                case ReadDate():
+                    return self._environment.wall_clock()
         except PeerError as error:
             return error
+
+    async def _download(
+        self, url: str, anchors: tuple[x509.Certificate, ...], pins: tuple[x509.Certificate, ...]
+    ) -> bytes:
+        """GET a file, of which the Macs of the process hold a few at a time."""
+        life = self._life
+        await self._environment.downloads.acquire()
+        try:
+            if life != self._life:
+                raise MacStopped("the Mac went down or offline before the download")
+            with self._others(anchors, pins) as connections:
+                return await self._get(connections, url, {"User-Agent": self._agent, "Accept": "*/*"})
+        finally:
+            self._environment.downloads.release()
 
     async def _kept(self) -> None:
         """Wait until an enrollment in progress is in the Mac's file."""
@@ -168,13 +209,33 @@ class BackgroundTasks:
             keeper.when_kept(self._device.mac.index, partial(kept.callback, None))
             await kept
 
+    @property
+    def _agent(self) -> str:
+        return checkin.user_agent(self._device.mac.os_version)
+
     async def fetch_profile(self, url: str) -> bytes:
         """GET an enrollment profile, without a client certificate. Raises PeerError."""
-        mac = self._device.mac
-        exchanger = self._exchanger("enroll", self._environment.decide("enroll", mac))
+        headers = {"User-Agent": self._agent, "Accept": "*/*"}
+        return self._profile_in(await self.send_once("GET", url, headers, None), url)
+
+    async def fetch_automated_profile(self, url: str, authority: Authority) -> bytes:
+        """POST the signed MachineInfo for an enrollment profile; ``authority`` issues the Mac's identity for it.
+
+        Raises PeerError.
+        """
+        from agent.net.mac.enrollment.automated import automated_profile  # imported when it is used: a fast start
+
+        response = await automated_profile(self._device, self._environment, self, url, authority)
+        return self._profile_in(response, url)
+
+    async def send_once(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Response:
+        """Send one request of an enrollment, without a client certificate. Raises PeerError."""
+        exchanger = self._exchanger("enroll", self._environment.decide("enroll", self._device.mac))
         with self._others() as connections:
-            headers = {"User-Agent": checkin.USER_AGENT, "Accept": "*/*"}
-            response = await ask(connections, "GET", url, headers, exchanger=exchanger)
+            return await ask(connections, method, url, headers, body, exchanger=exchanger)
+
+    def _profile_in(self, response: Response, url: str) -> bytes:
+        """The enrollment profile in a response. Raises PeerError."""
         content_type = response.headers.get("content-type", "")
         if response.status != 200:
             reason = f"the server answered the request for the enrollment profile with {response.status}"
@@ -186,14 +247,19 @@ class BackgroundTasks:
         return response.body
 
     @contextmanager
-    def _others(self, anchors: tuple[x509.Certificate, ...] = ()) -> Iterator[Connections]:
-        """Connections without the Mac's identity. They end where the Mac goes down or offline; none is opened then."""
+    def _others(
+        self, anchors: tuple[x509.Certificate, ...] = (), pins: tuple[x509.Certificate, ...] = (), *, floor: bool = True
+    ) -> Iterator[Connections]:
+        """Connections without the Mac's identity. They end where the Mac goes down or offline; none is opened then.
+
+        ``floor``: the TLS floor applies to them.
+        """
         life = self._life
 
         def connection(origin: Origin) -> HTTPConnection:
             if life != self._life:
                 raise MacStopped("the Mac went down or offline before the exchange was done")
-            return self._environment.connection(self._device.mac, origin, None, anchors)
+            return self._environment.connection(self._device.mac, origin, None, anchors, pins, floor=floor)
 
         connections = Connections(connection)
         self._opened += (connections,)
@@ -217,13 +283,15 @@ class BackgroundTasks:
     async def _check_in(self, message: Mapping[str, Any], enrollment: Enrollment) -> bytes:
         """PUT a check-in message; returns the body of the answer. Raises PeerError."""
         facts: dict[str, str | int | float | bool] = {"message": message["MessageType"], "udid": self._device.mac.udid}
+        facts |= self._device.channel_facts
         if "Endpoint" in message:
             facts["endpoint"] = message["Endpoint"]
+        message = {**message, **self._device.check_in_keys(str(message["MessageType"]))}
         with self._environment.begin("checkin", self._device.mac.index, None, facts):
             message_type = str(message["MessageType"])
             hit = self._environment.decide("checkin", self._device.mac, message_type)
             body = altered(plists.dump_xml(message), self._device.mac, hit)
-            headers = message_headers(enrollment, checkin.CONTENT_TYPE, body)
+            headers = message_headers(enrollment, checkin.CONTENT_TYPE, body, agent=self._agent)
             exchanger = self._exchanger("checkin", hit, message_type)
             connections = self._connections_of(enrollment)
             response = await ask(connections, "PUT", enrollment.check_in_url, headers, body, exchanger=exchanger)
@@ -234,6 +302,23 @@ class BackgroundTasks:
                 raise ServerRefused(hints.with_hint(reason + (page and f", with {page}"), hint), response.status)
             if page:
                 raise PageAnswered(f"an MDM server's answer to {facts['message']}", page, response.status, _LOOK_AT)
+        return response.body
+
+    async def _download_by_mdm(self, url: str, enrollment: Enrollment) -> bytes:
+        """GET a file like a message to the MDM server. Raises PeerError."""
+        headers = {"User-Agent": self._agent, "Accept": "*/*"}
+        if enrollment.sign_message:
+            headers["Mdm-Signature"] = mdm_signature(b"", enrollment.identity.certificate, enrollment.identity.key)
+        return await self._get(self._connections_of(enrollment), url, headers)
+
+    async def _get(self, connections: Connections, url: str, headers: Mapping[str, str]) -> bytes:
+        """GET a file, of at most the size of a response. Raises PeerError."""
+        try:
+            response = await ask(connections, "GET", url, headers)
+        except OperatorError as error:  # an invalid URL, which a manifest or an asset can have
+            raise DownloadRefused(str(error)) from error
+        if response.status != 200:
+            raise DownloadRefused(f"the server answered the request for {without_query(url)} with {response.status}")
         return response.body
 
     def _connections_of(self, enrollment: Enrollment) -> Connections:
@@ -267,14 +352,14 @@ class BackgroundTasks:
     ) -> Identity:
         from agent.net.mac.enrollment.scep import obtain_identity  # imported when it is used: a fast start
 
-        with self._others(anchors) as connections:
+        with self._others(anchors, floor=False) as connections:  # Apple's article leaves SCEP servers out
             waiting = self._environment.keys.take(payload.key_size)
             since = self._environment.reactor.seconds()
             key = await waiting
             waits.key += self._environment.reactor.seconds() - since
             exchanger = self._exchanger("scep")
             return await obtain_identity(
-                self._environment.clock, connections, payload, key, exchanger, waits.polling_limit
+                self._environment.clock, connections, payload, key, exchanger, waits.polling_limit, self._agent
             )
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from twisted.internet.defer import succeed
 
+from agent.device.firmware import set_pending_firmware_password
 from agent.device.installing import enrollment_steps, resumed_enrollment_steps
 from agent.device.mac import Device
 from agent.device.record import activity_record, device_record, restore_activity, restore_device
@@ -31,6 +32,7 @@ from agent.net.mac.active import ActiveMac
 from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, CurrentCommand, MacObserver
 from agent.net.mac.connection import SessionConnection
+from agent.net.mac.declarative import DeclarativeManagement
 from agent.net.mac.enrollment.enrolling import BeginEnrollment, enroll
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.keeping import MacRecord
@@ -38,8 +40,12 @@ from agent.net.mac.lom_requests import answer_lom
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
 from agent.net.mac.sessions import Sessions
+from agent.net.mac.upkeep import Upkeep
+from agent.net.mac.users import UserChannel
 from agent.net.timing import Alarm
+from agent.pki.issuing.authority import Authority
 from agent.profiles.profile import Profile
+from agent.push.broker import Presence
 from agent.push.store import Notification
 
 FetchProfile = Callable[[], Awaitable[bytes]]
@@ -72,6 +78,7 @@ class MDMClient:
         "_kept_enrolled",
         "_kept_left",
         "_resumption",
+        "_upkeep_alarm",
         "boots",
         "index",
         "observer",
@@ -107,6 +114,7 @@ class MDMClient:
         self._kept_enrolled = False
         self._kept_left = False
         self._resumption: Resumption | None = None
+        self._upkeep_alarm: Alarm | None = None  # it goes on while the Mac is idle
         self._active: ActiveMac | None = None
         self._absence: Absence | None = None  # while it is offline
 
@@ -125,8 +133,14 @@ class MDMClient:
             device.power, environment.clock, self._power_changed, Alarm(environment.clock, self._power_due)
         )
         lom = LOMPresence(device, environment.network, self)
-        connection = SessionConnection(device.mac, environment, self._resumption)
+        connection = SessionConnection(device, environment, self._resumption)
         commands = Commands(device, environment, background, self)
+        declarative = DeclarativeManagement(device, environment, background, lom, self)
+        channels: tuple[DeclarativeManagement, ...] = (declarative,)
+        if device.user is not None:
+            user_background = BackgroundTasks(device.user, environment, self)
+            channels += (DeclarativeManagement(device.user, environment, user_background, lom, self),)
+        upkeep = Upkeep(device, environment, background, power, self, channels)
         sessions = Sessions(
             device,
             environment,
@@ -136,10 +150,25 @@ class MDMClient:
             background=background,
             power=power,
             lom=lom,
+            declarative=declarative,
+            upkeep=upkeep,
             mac=self,
             poll=Alarm(environment.clock, self.wake),
         )
-        self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions)
+        user = None
+        if device.user is not None:
+            user = UserChannel(
+                device.user,
+                environment,
+                self._gateway,
+                background=user_background,
+                declarative=channels[1],
+                mac=self,
+                power=power,
+                lom=lom,
+                upkeep=upkeep,
+            )
+        self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions, upkeep, user)
         return self._active
 
     @property
@@ -221,6 +250,7 @@ class MDMClient:
             self._absence.cancel()
         if self._active is not None:
             self._active.close()
+        self.set_upkeep_alarm(None)
 
     def retire(self, reason: str) -> None:
         """The Mac is no more: cut short what it does, for this reason, and leave its LOM network."""
@@ -229,9 +259,12 @@ class MDMClient:
             self._absence.cancel()
         if active is not None:
             active.sessions.end(reason)
+            active.upkeep.stop()
             active.power.stop()
             active.background.abandon()
             active.pushes.forget(reason)
+            self.end_user_channel(reason)
+        self.set_upkeep_alarm(None)
         self._environment.network.remove(self)
         self._gateway.on_left(self.index)
 
@@ -272,6 +305,10 @@ class MDMClient:
         if self._absence is not None:
             self._absence.carry_on()
         parts.sessions.carry_on()
+        if parts.user is not None:
+            parts.user.carry_on()
+        parts.upkeep.install_apps()
+        parts.upkeep.reconsider()
         if in_session:
             self.wake()
 
@@ -285,6 +322,7 @@ class MDMClient:
         seconds at most.
         """
         mac = self._parts
+        mac.device.settings.awaiting_configuration = False
 
         async def steps() -> Steps[Profile]:
             return enrollment_steps(mac.device, await fetch())
@@ -326,10 +364,34 @@ class MDMClient:
         if self.observer is not None:
             self.observer.enrolled(self)
         mac.pushes.enrolled()
+        if mac.user is not None:
+            await mac.user.log_in_now()
 
     async def enroll_at(self, url: str, due: Moment | None = None, polling_limit: float = inf) -> None:
         """Enroll with the profile at ``url``; otherwise as ``enroll``."""
         await self.enroll(lambda: self._parts.background.fetch_profile(url), due, polling_limit)
+
+    async def enroll_automatically(
+        self,
+        url: str,
+        authority: Authority,
+        due: Moment | None = None,
+        polling_limit: float = inf,
+        *,
+        awaiting: bool = True,
+    ) -> None:
+        """Enroll as in Setup Assistant, with the profile that the server has for this Mac; otherwise as ``enroll``.
+
+        ``authority`` issues the identity that signs the Mac's MachineInfo. ``awaiting``: the Mac stays in Setup
+        Assistant until the server sends DeviceConfigured, and nobody logs in.
+        """
+
+        def fetch() -> Awaitable[bytes]:
+            parts = self._parts
+            parts.device.settings.awaiting_configuration = awaiting
+            return parts.background.fetch_automated_profile(url, authority)
+
+        await self.enroll(fetch, due, polling_limit)
 
     def receive_push(self, notification: Notification) -> bool:
         """Open a session for a push. Returns False for one with another PushMagic or topic, which is ignored."""
@@ -346,7 +408,43 @@ class MDMClient:
         Called for a push, after a boot, and to poll. No effect on a Mac that is off or not enrolled. ``due`` is when
         the session was to start, from which its time counts; None is now.
         """
-        return self._absence is None and self._parts.sessions.wake(due)
+        if self._absence is not None:
+            return False
+        user = self._parts.user
+        if user is not None and not self._gateway.pushes:
+            user.wake()  # nothing else would
+        return self._parts.sessions.wake(due)
+
+    # The user channel.
+
+    def receive_user_push(self, notification: Notification) -> bool:
+        """Open a session of the logged-in user for a push; otherwise as ``receive_push``."""
+        user = self._parts.user
+        return user is not None and self._absence is None and user.receive_push(notification)
+
+    @property
+    def user_name(self) -> str:
+        """``UDID:USERID`` of the logged-in user whom the server manages; empty if there is none."""
+        user = self.device.user
+        return f"{self.device.mac.udid}:{user.account.user_id}" if user is not None and user.managed else ""
+
+    @property
+    def user_presence(self) -> Presence:
+        """Whether APNs can reach the logged-in user."""
+        user = self._parts.user
+        return Presence.UNKNOWN if user is None else user.presence
+
+    def session_over(self) -> None:
+        """A session has ended: the user logs in if the Mac has left Setup Assistant in it."""
+        user = self._parts.user
+        if user is not None:
+            user.log_in_if_new()
+
+    def end_user_channel(self, reason: str) -> None:
+        """The enrollment ends, and with it the user channel."""
+        user = self._parts.user
+        if user is not None:
+            user.end(reason)
 
     @property
     def online(self) -> bool:
@@ -383,6 +481,12 @@ class MDMClient:
         self._environment.changed(self.index)
         self.pushes.offline = False
         self.pushes.back()
+        user = self._parts.user
+        if user is not None:
+            user.pushes.offline = False
+            user.pushes.back()
+            user.log_in_if_new()
+        self._parts.upkeep.back()
         self.wake()
 
     def unenroll(self) -> None:
@@ -427,14 +531,37 @@ class MDMClient:
                     self.observer.went_down(self)
             case PowerEvent.CAME_UP:
                 self.boots += 1
+                set_pending_firmware_password(self.device)
+                self._parts.upkeep.booted()
                 self.wake()
                 self.pushes.back()
+                user = self._parts.user
+                if user is not None:
+                    user.log_in()
         self._tell_power()
 
     def _tell_power(self) -> None:
         self._environment.changed(self.index)
         if self.observer is not None:
             self.observer.power_changed(self)
+
+    # What it does at a time of its own.
+
+    def set_upkeep_alarm(self, deadline: float | None) -> None:
+        """Call ``Upkeep.due`` at this time on the clock, also if the Mac is idle by then; None: not at all."""
+        if self._upkeep_alarm is None:
+            if deadline is None:
+                return
+            self._upkeep_alarm = Alarm(self._environment.clock, self._upkeep_due)
+        self._upkeep_alarm.set_at(deadline)
+
+    def upkeep_changed(self) -> None:
+        """What is due of its upkeep has changed."""
+        if self._active is not None:
+            self._active.upkeep.carry_on()
+
+    def _upkeep_due(self) -> None:
+        self._parts.upkeep.due()
 
     # The LOM endpoint.
 

@@ -15,9 +15,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure as TwistedFailure
 
-from agent.device.commands import CommandSteps, carry_out
+from agent.device.commands import carry_out
 from agent.device.mac import Device
-from agent.device.steps import Done, advance
+from agent.device.steps import CommandSteps, Done, advance
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.faults.decisions import Hit
 from agent.lom.link import LinkRequest
@@ -74,11 +74,12 @@ class CurrentCommand:
     @property
     def facts(self) -> dict[str, str | int | float | bool]:
         """The fields of its line in the trace."""
-        return {
+        facts: dict[str, str | int | float | bool] = {
             "request_type": self.command.request_type[:_MAX_REQUEST_TYPE],
             "command_uuid": self.command.uuid,
             "status": self.status.value,
         }
+        return facts if self.command.channel == "device" else {**facts, "channel": self.command.channel}
 
 
 Report = Callable[[str, Result, Hit | None], object]  # CommandUUID, result, and the fault of its report
@@ -253,7 +254,10 @@ class ObservedMac(Protocol):
 
     index: int
     """Its index in the population."""
-    observer: MacObserver | None
+
+    @property
+    def observer(self) -> MacObserver | None:
+        """What is called with what it does."""
 
 
 class SimulatedMac(ObservedMac, Protocol):
@@ -264,6 +268,12 @@ class SimulatedMac(ObservedMac, Protocol):
 
     def crash(self) -> None:
         """Lose power, and boot again."""
+
+    def session_over(self) -> None:
+        """A session has ended, and the Mac is still enrolled."""
+
+    def end_user_channel(self, reason: str) -> None:
+        """The enrollment ends, and with it the user channel."""
 
 
 class MacObserver:

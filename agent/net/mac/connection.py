@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
+from agent.device.mac import Device
 from agent.errors import MisuseError
 from agent.faults.decisions import Hit
-from agent.fleet.population import Mac
 from agent.mdm import results
-from agent.mdm.checkin import USER_AGENT
+from agent.mdm.checkin import USER_AGENT, user_agent
 from agent.net.http.connection import Caller, HTTPConnection
 from agent.net.http.fetch import MAX_REDIRECTS, RedirectRefused, redirected
 from agent.net.http.http1 import Origin, RequestHead, Response, split_url
@@ -28,10 +28,10 @@ Sending = Callable[[], object]
 class SessionConnection:
     """At most one open connection, to the origin of the last report. ``resumption`` may keep its TLS session."""
 
-    __slots__ = ("_connection", "_environment", "_mac", "_origin", "_redirects", "_report", "_resumption", "_url")
+    __slots__ = ("_connection", "_device", "_environment", "_origin", "_redirects", "_report", "_resumption", "_url")
 
-    def __init__(self, mac: Mac, environment: Environment, resumption: Resumption | None) -> None:
-        self._mac = mac
+    def __init__(self, device: Device, environment: Environment, resumption: Resumption | None) -> None:
+        self._device = device
         self._environment = environment
         self._resumption = resumption
         self._connection: HTTPConnection | None = None
@@ -96,7 +96,7 @@ class SessionConnection:
         self, url: str, enrollment: Enrollment, caller: Caller, sending: Sending | None, hit: Hit | None = None
     ) -> None:
         self._url = url
-        origin, request = report_request(enrollment, url, self._report)
+        origin, request = report_request(enrollment, url, self._report, user_agent(self._device.mac.os_version))
         connection = self._connection
         if connection is None or self._origin != origin or connection.identity is not enrollment.identity:
             connection = self._opened(origin, enrollment)
@@ -108,17 +108,17 @@ class SessionConnection:
         self.hang_up()
         self._origin = origin
         self._connection = self._environment.connection(
-            self._mac, origin, enrollment.identity, enrollment.anchors, enrollment.server_pins, self._resumption
+            self._device.mac, origin, enrollment.identity, enrollment.anchors, enrollment.server_pins, self._resumption
         )
         return self._connection
 
 
-_KEPT_HEADS = 256  # a fleet has one ServerURL and maybe some redirects; with one for each Mac, heads are made again
+_KEPT_HEADS = 256  # a fleet has one ServerURL and some releases; with a URL for each Mac, heads are made again
 
 
-def report_request(enrollment: Enrollment, url: str, body: bytes) -> tuple[Origin, bytes]:
+def report_request(enrollment: Enrollment, url: str, body: bytes, agent: str = USER_AGENT) -> tuple[Origin, bytes]:
     """A report's origin and request, with Mdm-Signature for SignMessage. Raises OperatorError for a bad URL."""
-    origin, head = _head(url)
+    origin, head = _head(url, agent)
     if not enrollment.sign_message:
         return origin, head.request(body)
     identity = enrollment.identity
@@ -127,7 +127,7 @@ def report_request(enrollment: Enrollment, url: str, body: bytes) -> tuple[Origi
 
 
 @lru_cache(_KEPT_HEADS)
-def _head(url: str) -> tuple[Origin, RequestHead]:
+def _head(url: str, agent: str) -> tuple[Origin, RequestHead]:
     origin, target = split_url(url)
-    headers = {"User-Agent": USER_AGENT, "Content-Type": results.CONTENT_TYPE}
+    headers = {"User-Agent": agent, "Content-Type": results.CONTENT_TYPE}
     return origin, RequestHead("PUT", origin, target, headers)

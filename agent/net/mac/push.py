@@ -30,6 +30,11 @@ class GatewaySide:
     on_back: Callable[[int], None] = _ignore
     on_left: Callable[[int], None] = _ignore
 
+    @property
+    def pushes(self) -> bool:
+        """Whether there is a push endpoint."""
+        return self.on_back is not _ignore
+
 
 class PushListener:
     """The push state of one active Mac. ``enrolling`` and ``offline`` are set while the Mac enrolls or is offline."""
@@ -76,7 +81,7 @@ class PushListener:
 
     def take(self, notification: Notification) -> bool:
         """Whether a push is for this enrollment, by its topic and PushMagic. If so, its time is measured."""
-        if notification.topic != self.topic or notification.push_magic != self._device.mac.push_magic:
+        if notification.topic != self.topic or notification.push_magic != self._device.push_magic:
             return False
         environment = self._environment
         now, age = environment.now(), environment.wall_clock() - notification.received

@@ -7,14 +7,22 @@ to the Mac's observer.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from twisted.logger import Logger
 
-from agent.device.declarations import synchronise
 from agent.device.installing import check_out_steps
 from agent.device.mac import Device
-from agent.device.steps import ChangePower, Erase, FollowUp, LeaveManagement, SynchroniseDeclarations
+from agent.device.steps import (
+    ChangePower,
+    Erase,
+    FollowUp,
+    InstallApps,
+    LeaveManagement,
+    SynchroniseDeclarations,
+    UpdateSoftware,
+)
 from agent.errors import CutShort, MisuseError, PeerError
 from agent.faults.decisions import Hit
 from agent.mdm.commands import CommandDropped
@@ -26,11 +34,13 @@ from agent.net.http.http1 import Response
 from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.commands import Commands, SimulatedMac
 from agent.net.mac.connection import SessionConnection
+from agent.net.mac.declarative import DeclarativeManagement
 from agent.net.mac.exchanging import OpenExchange, record, record_instead
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
 from agent.net.mac.power import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
+from agent.net.mac.upkeep import Upkeep
 from agent.net.timing import Alarm
 from agent.profiles.enrollment import Enrollment
 
@@ -55,6 +65,7 @@ class Sessions:
         "_background",
         "_commands",
         "_connection",
+        "_declarative",
         "_device",
         "_environment",
         "_exchange",
@@ -66,6 +77,7 @@ class Sessions:
         "_poll",
         "_power",
         "_pushes",
+        "_upkeep",
     )
 
     def __init__(
@@ -79,6 +91,8 @@ class Sessions:
         background: BackgroundTasks,
         power: PowerTimer,
         lom: LOMPresence,
+        declarative: DeclarativeManagement,
+        upkeep: Upkeep,
         mac: SimulatedMac,
         poll: Alarm,
     ) -> None:
@@ -90,6 +104,8 @@ class Sessions:
         self._background = background
         self._power = power
         self._lom = lom
+        self._declarative = declarative
+        self._upkeep = upkeep
         self._mac = mac
         self._poll = poll
         self._open: Operation | None = None  # the record of the open session
@@ -108,10 +124,7 @@ class Sessions:
         return self._begin(due)
 
     def carry_on(self) -> None:
-        """Go on with what a restored Mac did: its declarations, and the timer for a session that it opens by itself."""
-        tokens = self._device.synchronising
-        if tokens is not None:
-            self._background.start(partial(self._synchronise, tokens))
+        """Set the timer for a session that a restored Mac opens by itself."""
         if self._device.enrollment is not None and self._device.running:
             self._poll.set_at(self._device.session.deadline)
 
@@ -199,7 +212,9 @@ class Sessions:
         send = self._device.session.wake()
         if send is None:
             return False
-        self._open = self._environment.begin("session", self._mac.index, due, {"udid": self._device.mac.udid})
+        self._open = self._environment.begin(
+            "session", self._mac.index, due, {"udid": self._device.mac.udid, **self._device.channel_facts}
+        )
         if self._mac.observer is not None:
             self._mac.observer.session_started(self._mac)
         self._environment.changed(self._mac.index)
@@ -237,7 +252,7 @@ class Sessions:
             self._put_now(send, hit)
 
     def _put_now(self, send: Send, hit: Hit | None) -> None:
-        enrollment, body = self._enrollment, send.body
+        enrollment, body = self._enrollment, self._device.addressed(send.body)
         if hit is not None:
             body = altered(body, self._device.mac, hit)
         if self._environment.exchanges is not None:
@@ -295,6 +310,8 @@ class Sessions:
                     self._commands.malformed(event.command_uuid, reason)
                 self._put(event)
             case Execute(command):
+                if self._device.channel != command.channel:
+                    command = replace(command, channel=self._device.channel)
                 self._commands.execute(command, self._report)
             case SessionEnded():
                 self._over(event)
@@ -322,11 +339,16 @@ class Sessions:
         if isinstance(over.failure, CommandDropped | NotNowRepeated):
             self._environment.warn(str(over.failure))
         if over.unenrolled:
-            why = Unenrolled(f"the server ended the enrollment: {over.failure}")
-            self._environment.begin("enroll", self._mac.index).end(why)
-            self._leave(str(why))
+            self._unenrolled(over.failure)
         else:
             self._poll.set_at(session.deadline)
+            self._declarative.reconsider()
+            self._mac.session_over()
+
+    def _unenrolled(self, failure: PeerError | None) -> None:
+        why = Unenrolled(f"the server ended the enrollment: {failure}")
+        self._environment.begin("enroll", self._mac.index).end(why)
+        self._leave(str(why))
 
     def _tell_ended(self, failure: PeerError | None) -> None:
         observer = self._mac.observer
@@ -343,12 +365,15 @@ class Sessions:
         for what in follow_ups:
             match what:
                 case SynchroniseDeclarations(tokens):
-                    self._device.synchronising = tokens
-                    self._background.start(partial(self._synchronise, tokens))
+                    self._declarative.synchronise(tokens)
+                case UpdateSoftware(update):
+                    self._upkeep.update_software(update)
                 case ChangePower(request):
                     # The Mac goes down before it can read the next command, which the server still has.
                     self._power.request(request)
                     ended = ended or not self._device.running
+                case InstallApps():
+                    self._upkeep.install_apps()
                 case LeaveManagement():
                     self.leave("the server removed the enrollment profile")
                     ended = True
@@ -359,20 +384,13 @@ class Sessions:
         if not ended:
             self._follow(event)
 
-    async def _synchronise(self, tokens: bytes) -> None:
-        try:
-            if self._device.enrollment is not None:
-                await self._background.drive(synchronise(self._device, tokens))
-        finally:
-            self._device.synchronising = None
-            self._environment.changed(self._mac.index)
-
     async def _check_out(self, enrollment: Enrollment) -> None:
         await self._background.drive(check_out_steps(self._device.mac.udid, enrollment))
 
     def _leave(self, why: str) -> None:
         """Unenroll the Mac."""
         self.end(LEFT)
+        self._mac.end_user_channel(LEFT)
         self._device.forget_enrollment()
         self._lom.update()
         self._pushes.left()

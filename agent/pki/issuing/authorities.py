@@ -17,6 +17,7 @@ from agent.pki.identity import Identity, PrivateKey
 from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE, SERVER_USAGE, Authority, Usage, make_key
 from agent.pki.scep.csr import CertificateRequest
 
+DEVICE_CA_NAME = "lom-agent test CA of devices"
 StoredAuthorities = MutableMapping[str, Authority]
 
 
@@ -46,6 +47,11 @@ class Authorities:
     def mdm_anchors(self) -> tuple[x509.Certificate, ...]:
         """The CAs whose certificates a Mac may present."""
         return (self.anchor,) if self._scep is None else (self.anchor, self._scep.certificate)
+
+    @property
+    def device_authority(self) -> Authority:
+        """The CA of the identities that Macs have from their factory, as Apple's; made at the first use."""
+        return self._of("device", lambda: Authority.create(DEVICE_CA_NAME))
 
     @property
     def lom_device_authority(self) -> Authority:

@@ -69,7 +69,8 @@ def complaint(error: ValidationError, document: dict[str, Any]) -> OperatorError
     if not place:
         message = str(error)
     steps = list(_steps(place.removesuffix("`")))
-    value, label = _follow(document, steps)
+    takes = _type_at(document, steps)
+    value, label = _follow(document, steps, takes)
     lacks = _LACKS.match(message)
     if lacks is not None:
         return OperatorError(f'{label or "a scenario"} lacks the key "{lacks[1]}"{_kinds(lacks[1])}')
@@ -78,7 +79,6 @@ def complaint(error: ValidationError, document: dict[str, Any]) -> OperatorError
         return OperatorError(f"{name}: expected tables, each under [[{name}]] in two brackets, found {found(value)}")
     if steps[:1] and steps[0] in ARRAYS and len(steps) == 2:
         return OperatorError(f"{label}: expected a table, found {found(value)}")
-    takes = _type_at(document, steps)
     if steps and steps[-1] == KIND:
         near = f"; {nearest(value, PHASE_KINDS)}" if isinstance(value, str) else ""
         return OperatorError(f"{label}: expected one of {', '.join(PHASE_KINDS)}, found {found(value)}{near}")
@@ -122,15 +122,16 @@ def _steps(place: str) -> Iterator[str | int | None]:
         yield step["key"] if step["key"] else int(step["number"]) if step["number"] else None
 
 
-def _follow(document: Any, steps: list[str | int | None]) -> tuple[Any, str]:
-    """The value at the end of the steps, and the path as messages show it."""
+def _follow(document: Any, steps: list[str | int | None], takes: inspect.Type | None) -> tuple[Any, str]:
+    """The value at the end of the steps, which should be of type ``takes``, and the path as messages show it."""
+    right = {int, float} if isinstance(takes, inspect.FloatType) else {str}
     value, label = document, ""
     for place, step in enumerate(steps):
         if isinstance(step, int):
             value = value[step]
             label = phase_label(step, value) if steps[:place] == [PHASE] else f"{label}[{step}]"
         elif step is None:
-            wrong = [(key, each) for key, each in value.items() if not isinstance(each, str)] or [("", value)]
+            wrong = [(key, each) for key, each in value.items() if type(each) not in right] or [("", value)]
             key, value = wrong[0]
             label = f"{label}.{key}"
         else:

@@ -130,6 +130,11 @@ def _check_possible(phase: ArrivingPhase, scenario: Scenario, *, enrolled: bool)
             'no API queues commands: server.adapter is "none"; set it to "nanomdm", "micromdm" or "webhook", or to '
             '"lab" with [server.lab], as docs/servers.md says'
         )
+    if isinstance(phase, CommandPhase) and phase.channel == "user":
+        if not scenario.fleet.users:
+            raise OperatorError('channel = "user" needs Macs with a logged-in user: set fleet.users')
+        if server.adapter not in ("lab", "nanomdm"):
+            raise OperatorError(f'channel = "user" needs the lab or NanoMDM, found server.adapter = "{server.adapter}"')
 
 
 def _check_pace(phase: ArrivingPhase, load: LoadPart) -> None:

@@ -25,6 +25,7 @@ from agent.servers.configs import RequestTemplate
 from agent.servers.templates import COMMAND_NAMES, LOM_PROFILE_NAMES, LOM_REQUEST_NAMES, MAC_NAMES, Template
 
 LISTEN = "127.0.0.1:0"
+AUTOMATED_PATH = "/ade"  # of a lab
 ENROLL_PATH = "/enroll"  # of a lab, docs/lab-api.md
 _ADAPTER_TABLES = ("lab", "nanomdm", "micromdm", "webhook")
 
@@ -77,6 +78,7 @@ def _check_rules(scenario: Scenario) -> None:
 def _check_fleet(fleet: FleetPart) -> None:
     _check_text("fleet.boot", fleet.boot, parse_duration)
     _check_text("fleet.shutdown", fleet.shutdown, parse_duration)
+    _check_text("fleet.update", fleet.update, parse_duration)
     _ = fleet.population  # an unknown version or model
 
 
@@ -110,13 +112,32 @@ def _checked_server(server: ServerPart) -> ServerPart:
             'server.identity = "scep" (--identity scep)'
         )
     _check_addresses(server)
+    _check_enrollment(server, embedded=embedded)
     if server.lab is not None and server.enroll is None:
-        return structs.replace(server, enroll=server.lab.url.rstrip("/") + ENROLL_PATH)
+        path = AUTOMATED_PATH if server.enrollment == "ade" else ENROLL_PATH
+        return structs.replace(server, enroll=server.lab.url.rstrip("/") + path)
     if not embedded and server.enroll is None:
         raise OperatorError(
             f'server.enroll is missing: the URL or the FILE of the enrollment profile (adapter is "{server.adapter}")'
         )
     return server
+
+
+def _check_enrollment(server: ServerPart, *, embedded: bool) -> None:
+    """Check the keys of automated enrollment. Raises OperatorError."""
+    if server.enrollment != "ade":
+        if server.device_ca is not None:
+            raise OperatorError('server.device_ca needs server.enrollment = "ade"')
+        return
+    if embedded and server.device_ca is not None:
+        raise OperatorError("server.device_ca is for a server of your own; the embedded lab has a CA of its own")
+    if not embedded and server.device_ca is None:
+        raise OperatorError(
+            'server.enrollment is "ade", but server.device_ca is missing: the FILE of the test CA that issues the '
+            "identities of the Macs, and that your server trusts"
+        )
+    if server.enroll is not None and "://" not in server.enroll:
+        raise OperatorError('server.enrollment is "ade": expected a URL in server.enroll, found a file')
 
 
 def _check_addresses(server: ServerPart) -> None:

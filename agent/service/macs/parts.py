@@ -13,7 +13,7 @@ from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.operations import RUN_ENDED, Operations
 from agent.measure.records import Exchange
 from agent.net.lom.networks import make_network, parse_network
-from agent.net.mac.fleet.behaviour import MacSettings
+from agent.net.mac.fleet.behaviour import DEFAULT_TLS_FLOOR, MacSettings, TLSFloor
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.keys import KeyPool
 from agent.net.mac.fleet.macs import FleetBehaviour
@@ -59,6 +59,8 @@ class ServiceSettings:
     """How often each enrolled Mac opens a session by itself, in seconds; None: never."""
     push: PushBehaviour | None = None
     """The behaviour of the push gateway; None without one."""
+    tls_floor: TLSFloor = DEFAULT_TLS_FLOOR
+    """What Macs with macOS 27 or later do about a server below the TLS that Apple asks for."""
     macs: MacSettings = field(default_factory=MacSettings)
     """How they behave."""
 
@@ -122,6 +124,7 @@ class MacParts:
             wall_clock=self.wall_clock,
             anchors=settings.anchors,
             insecure=settings.insecure,
+            tls_floor=settings.tls_floor,
             on_warning=self._warn,
             stage=self._measured.stage,
             faults=GroupFaults(self.faults, first, first_segment),

@@ -30,6 +30,8 @@ def mac_view(handle: MacHandle) -> Mac:
     """One Mac as a list shows it. A Mac that did nothing yet is not made for it."""
     client, mac = handle.client, handle.mac
     untouched = client.is_untouched
+    if not untouched:
+        mac = client.device.mac  # an update may have raised its macOS release
     return Mac(
         number=handle.number,
         udid=mac.udid,
@@ -53,7 +55,8 @@ def mac_detail(
     handle: MacHandle, pending: PendingResult | None, last_error: str, exchanges: list[Exchange]
 ) -> MacDetail:
     """One Mac with what is installed on it."""
-    seen, device, mac = mac_view(handle), handle.client.device, handle.mac
+    seen, device = mac_view(handle), handle.client.device
+    mac = device.mac
     return MacDetail(
         **{name: getattr(seen, name) for name in Mac.__struct_fields__},
         dns_name=mac.dns_name,

@@ -72,7 +72,7 @@ def test_macos_closes_its_connection_in_good_order(
         async def scenario() -> None:
             async with closing(mdm):
                 await mdm.enroll_all()
-                mdm.enqueue(victim, "down", {"RequestType": request_type})
+                mdm.enqueue(victim, "down", {"RequestType": request_type, "PIN": "123456"})
                 mdm.instead("Acknowledged", taken_and_watched(mdm, ends))
                 victim.wake()
                 await until(lambda: ends != [])

@@ -17,7 +17,7 @@ from servers import AUTHORITY, IDENTITY, Script, Talk, TLSServer, answer, servin
 from stack import Stack
 
 from agent.mdm.access_rights import ALL_RIGHTS
-from agent.mdm.checkin import USER_AGENT
+from agent.mdm.checkin import USER_AGENT, user_agent
 from agent.mdm.timing import Timing
 from agent.net.http.fetch import retry_after
 from agent.net.http.http1 import Response
@@ -78,6 +78,7 @@ def test_a_report_has_the_headers_of_mdmclient(run_in_reactor: RunInReactor) -> 
 
         async def scenario() -> None:
             async with enrolled(server, sign_message=True) as (running, client):
+                client.device.mac = client.device.mac.with_release("27.0", "26A428")
                 client.wake()
                 await until(lambda: sessions(running) == ["good"])
 
@@ -86,7 +87,7 @@ def test_a_report_has_the_headers_of_mdmclient(run_in_reactor: RunInReactor) -> 
     assert idle.connection == result.connection
     for request in (idle, result):
         assert (request.method, request.target) == ("PUT", "/mdm")
-        assert request.headers["user-agent"] == USER_AGENT
+        assert request.headers["user-agent"] == user_agent("27.0") != USER_AGENT
         assert request.headers["content-type"] == "application/x-apple-aspen-mdm"
         assert request.certificate == MAC_IDENTITY.certificate
         assert mdm_signature_signer(request.headers["mdm-signature"], request.body) == MAC_IDENTITY.certificate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import inf
 from urllib.parse import quote, urlsplit
@@ -27,7 +26,6 @@ from agent.pki.scep.messages import MessageType, to_query
 from agent.profiles.scep import SCEPPayload
 
 _NONCE_BYTES = 16
-_HEADERS: Mapping[str, str] = {"User-Agent": USER_AGENT, "Accept": "*/*"}
 
 
 class StillPending(SCEPError):
@@ -47,12 +45,13 @@ async def obtain_identity(
     key: rsa.RSAPrivateKey,
     exchanger: Exchanger | None = None,
     polling_limit: float = inf,
+    agent: str = USER_AGENT,
 ) -> Identity:
     """Enroll ``key`` with the CA of a SCEP payload. Raises SCEPError, or PeerError if the CA cannot be reached.
 
     ``exchanger`` is as in ``ask``. A CA that answers PENDING is polled for ``polling_limit`` seconds at most.
     """
-    client = _Client(connection_to, payload.url, exchanger)
+    client = _Client(connection_to, payload.url, exchanger, agent)
     caps = await client.capabilities(payload.ca_name)
     ca = await client.ca_certificates(payload.ca_name)
     if payload.ca_fingerprint is not None:
@@ -76,10 +75,11 @@ async def obtain_identity(
 class _Client:
     """The three SCEP operations at one URL."""
 
-    def __init__(self, connection_to: ConnectionTo, url: str, exchanger: Exchanger | None) -> None:
+    def __init__(self, connection_to: ConnectionTo, url: str, exchanger: Exchanger | None, agent: str) -> None:
         self._connection_to = connection_to
         self._exchanger = exchanger
         self._url = url
+        self._headers = {"User-Agent": agent, "Accept": "*/*"}
 
     async def capabilities(self, ca_name: str) -> Capabilities:
         """GetCACaps. A CA that does not support it has no capabilities (RFC 8894, 3.5.2)."""
@@ -133,7 +133,7 @@ class _Client:
     async def _operate(self, message: bytes, caps: Capabilities) -> Response:
         if not caps.post:
             return await self._get("PKIOperation", quote(to_query(message), safe="+/"))
-        headers = {**_HEADERS, "Content-Type": "application/x-pki-message"}
+        headers = {**self._headers, "Content-Type": "application/x-pki-message"}
         url = self._with_query("operation=PKIOperation")
         return await ask(self._connection_to, "POST", url, headers, message, plain=True, exchanger=self._exchanger)
 
@@ -144,7 +144,7 @@ class _Client:
         """
         query = f"operation={operation}&message={message}"
         url = self._with_query(query)
-        return await ask(self._connection_to, "GET", url, _HEADERS, plain=True, exchanger=self._exchanger)
+        return await ask(self._connection_to, "GET", url, self._headers, plain=True, exchanger=self._exchanger)
 
     def _with_query(self, query: str) -> str:
         separator = "&" if urlsplit(self._url).query else "?"

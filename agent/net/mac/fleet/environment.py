@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from cryptography import x509
+from twisted.internet.defer import DeferredSemaphore
 
 from agent.faults.decisions import Faults, Hit
 from agent.fleet.chance import Chance
 from agent.fleet.population import Mac
+from agent.mdm.facts import version
 from agent.measure.exchanges import ExchangeLog
 from agent.measure.operations import Facts, Moment, Operation, Operations
 from agent.net.http.connection import HTTPConnection, StageObserver
@@ -18,17 +20,21 @@ from agent.net.http.faulty import ConnectionFault, FaultyConnection
 from agent.net.http.http1 import Origin
 from agent.net.http.resumption import Resumption, binding_of
 from agent.net.lom.networks import LOMNetwork
+from agent.net.mac.fleet.behaviour import DEFAULT_TLS_FLOOR, TLSFloor
 from agent.net.mac.fleet.keeping import Keeper
 from agent.net.mac.fleet.keys import KeyPool
 from agent.net.mac.injection import connection_fault
 from agent.net.timing import Clock, Reactor, RunClock
+from agent.net.transport.floor import FloorCheck
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
-from agent.net.transport.tls import TLSContexts
+from agent.net.transport.tls import Check, TLSContexts
 from agent.pki.identity import Identity
+from agent.pki.tls_floor import SINCE
 from agent.pki.verify import PeerCheck, server_judge
 
+MAX_DOWNLOADS = 16  # at a time; ours
 MAX_WARNINGS = 100  # ours: a server can cause a new text with each answer
 
 
@@ -55,6 +61,8 @@ class Environment:
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     stage: StageObserver | None = None
     """Called with the duration of each part of an exchange, as by ``HTTPConnection``."""
+    tls_floor: TLSFloor = DEFAULT_TLS_FLOOR
+    """What Macs with macOS 27 or later do about a server below the TLS that Apple asks for."""
     resume: float = 0.0
     """The share (0 to 1) of a Mac's new connections that offer the TLS session of the one before."""
     faults: Faults | None = None
@@ -63,6 +71,8 @@ class Environment:
     """Where every exchange is kept; None where none is."""
     keeper: Keeper | None = None
     """What writes the Macs to a file; None where they end with the process."""
+    downloads: DeferredSemaphore = field(default_factory=lambda: DeferredSemaphore(MAX_DOWNLOADS))
+    """Of apps and assets: each is held in memory until its hash is checked."""
     _warned: set[str] = field(default_factory=set)
 
     def now(self) -> Moment:
@@ -105,15 +115,23 @@ class Environment:
         anchors: tuple[x509.Certificate, ...] = (),
         pins: tuple[x509.Certificate, ...] = (),
         resumption: Resumption | None = None,
+        *,
+        floor: bool = True,
     ) -> HTTPConnection:
-        """A new connection for this Mac; ``anchors`` and ``pins`` are those of its profile."""
+        """A new connection for this Mac; ``anchors`` and ``pins`` are those of its profile.
+
+        ``floor``: the TLS floor applies, as it does to all but SCEP servers.
+        """
         anchors = (*self.anchors, *anchors)
         make: Callable[..., HTTPConnection] = HTTPConnection
         if self.faults is not None:
             make = partial(FaultyConnection, on_connect=lambda: self._fault_of_connect(mac, identity))
 
-        def check_of(host: str) -> PeerCheck | Unchecked:
-            return Unchecked(host) if self.insecure else PeerCheck(server_judge(host), pins)
+        judged = floor and self.tls_floor != "off" and version(mac.os_version)[0] >= SINCE
+
+        def check_of(host: str) -> Check:
+            check = Unchecked(host) if self.insecure else PeerCheck(server_judge(host), pins)
+            return FloorCheck(check, self.warn, refuse=self.tls_floor == "apple-2026") if judged else check
 
         return make(
             self.reactor,

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 
 from agent.device.mac import Device
 from agent.device.packed import IdleStore
+from agent.device.user_channel import Account, UserDevice
 from agent.fleet.chance import Chance
 from agent.fleet.durations import Duration, Durations, parse_duration
 from agent.fleet.population import NoSuchMacError, Population
 from agent.lom.link import LIMITS
 from agent.lom.power import PowerChoices
+from agent.mdm.session import Session
 from agent.mdm.timing import DEFAULT_TIMING, Timing
 from agent.net.mac.client import MDMClient
 from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.push import GatewaySide
 from agent.net.timing import Clock
+from agent.profiles.policy import PerUserConnections
 
 # Macs in one call of ``Fleet.make_idle``, which takes a millisecond or two.
 MADE_IDLE_AT_ONCE = 10
@@ -27,6 +30,7 @@ LOOKS_AT_ONCE = 50
 _DEFAULTS = MacSettings()
 _BOOT = parse_duration(_DEFAULTS.boot)
 _SHUTDOWN = parse_duration(_DEFAULTS.shutdown)
+_UPDATE = parse_duration(_DEFAULTS.update)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,11 @@ class FleetBehaviour:
     refused_retries: int = _DEFAULTS.refused_retries
     boot: Duration = _BOOT
     shutdown: Duration = _SHUTDOWN
+    update: Duration = _UPDATE
     power: PowerChoices = _DEFAULTS.power
+    users: float = _DEFAULTS.users
+    network_users: float = _DEFAULTS.network_users
+    per_user_connections: PerUserConnections = _DEFAULTS.per_user_connections
 
     @classmethod
     def of(cls, settings: MacSettings) -> FleetBehaviour:
@@ -51,7 +59,11 @@ class FleetBehaviour:
             refused_retries=settings.refused_retries,
             boot=parse_duration(settings.boot),
             shutdown=parse_duration(settings.shutdown),
+            update=parse_duration(settings.update),
             power=settings.power,
+            users=settings.users,
+            network_users=settings.network_users,
+            per_user_connections=settings.per_user_connections,
         )
 
 
@@ -78,7 +90,8 @@ class Fleet:
         self._environment = environment
         self._behaviour = behaviour
         self._not_now_until = environment.clock.seconds() + behaviour.not_now_for
-        shared = (environment.clock, behaviour.boot, behaviour.shutdown, behaviour.power, behaviour.timing, LIMITS)
+        durations = (behaviour.boot, behaviour.shutdown, behaviour.update)
+        shared = (environment.clock, *durations, behaviour.power, behaviour.timing, LIMITS)
         self._idle_store = IdleStore(self._device, shared)
         self._clients: list[MDMClient | None] = [None] * len(self.indexes)
         self._udids: dict[str, int] = {}
@@ -184,19 +197,33 @@ class Fleet:
     def _device(self, index: int) -> Device:
         """A new Mac: not enrolled, running."""
         mac, behaviour = self.population[index], self._behaviour
-        chances = [Chance(mac.source, index, purpose) for purpose in (b"boot", b"shutdown", b"back-off", b"not now")]
-        boot, shutdown, jitter, not_now = chances
-        return Device(
+        purposes = (b"boot", b"shutdown", b"back-off", b"not now", b"update")
+        chances = [Chance(mac.source, index, purpose) for purpose in purposes]
+        boot, shutdown, jitter, not_now, update = chances
+        device = Device(
             mac,
             boot_seconds=Durations(behaviour.boot, boot),
             shutdown_seconds=Durations(behaviour.shutdown, shutdown),
+            update_seconds=Durations(behaviour.update, update),
             power_choices=behaviour.power,
             jitter=jitter,
             timing=behaviour.timing,
             refused_retries=behaviour.refused_retries,
             not_now=self._not_now(not_now),
+            per_user_connections=behaviour.per_user_connections,
             chances=tuple(chances),
         )
+        device.user = self._user(device, jitter)
+        return device
+
+    def _user(self, device: Device, jitter: Chance) -> UserDevice | None:
+        """The user who is logged in on a new Mac; None if nobody is."""
+        mac, behaviour = device.mac, self._behaviour
+        if not behaviour.users or Chance(mac.source, mac.index, b"user")() >= behaviour.users:
+            return None
+        network = Chance(mac.source, mac.index, b"network user")() < behaviour.network_users
+        session = Session(mac.udid, jitter, behaviour.timing, behaviour.refused_retries)
+        return UserDevice(device, Account.of(mac, network=network), session)
 
     def _not_now(self, chance: Chance) -> NotNow | None:
         """Decides on NotNow for one Mac; None for a Mac that never answers it."""

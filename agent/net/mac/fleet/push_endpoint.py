@@ -6,7 +6,7 @@ import json
 
 from agent.faults.decisions import Hit
 from agent.fleet.chance import Chance
-from agent.fleet.population import Population
+from agent.fleet.population import USER_CHANNEL, Population
 from agent.net.apns.behaviour import PushBehaviour, parse_delay
 from agent.net.apns.endpoint import PushEndpoint
 from agent.net.mac.exchanging import record
@@ -40,21 +40,25 @@ class FleetMacs:
         self._fleet = fleet
 
     def find(self, token: bytes) -> int | None:
-        """The index of the token's Mac; None where it is not in this fleet."""
-        index = self._fleet.population.index_of_token(token)
-        return index if index is not None and index in self._fleet else None
+        """The number of the token's channel; None where its Mac is not in this fleet.
+
+        It is the index of the Mac, plus USER_CHANNEL for the user channel.
+        """
+        number = self._fleet.population.channel_of_token(token)
+        return number if number is not None and number % USER_CHANNEL in self._fleet else None
 
     def presence(self, index: int) -> Presence:
         """Whether APNs can reach the Mac."""
-        return self._fleet[index].pushes.presence
+        mac = self._fleet[index % USER_CHANNEL]
+        return mac.pushes.presence if index < USER_CHANNEL else mac.user_presence
 
     def topic(self, index: int) -> str:
         """The topic of the Mac's enrollment; empty where it has none."""
-        return self._fleet[index].pushes.topic
+        return self._fleet[index % USER_CHANNEL].pushes.topic
 
     def left_at(self, index: int) -> float:
         """When the Mac was unenrolled, in seconds since the epoch; 0 where it was not."""
-        return self._fleet[index].pushes.left_at or 0.0
+        return self._fleet[index % USER_CHANNEL].pushes.left_at or 0.0
 
 
 class PushFaults:
@@ -66,6 +70,7 @@ class PushFaults:
 
     def __call__(self, index: int) -> Injected | None:
         """What a rule does to a push for Mac ``index``; where it takes the Mac offline, that is done here."""
+        index %= USER_CHANNEL
         hit = self._environment.decide("push", self._fleet.population[index])
         if hit is None:
             return None
@@ -112,9 +117,12 @@ def fleet_push_endpoint(fleet: Fleet, environment: Environment, behaviour: PushB
         opened = None
         if environment.exchanges is not None:
             request = {"mdm": notification.push_magic, "topic": notification.topic, "apns-id": notification.apns_id}
-            mac = population[notification.index]
-            opened = record(environment, mac, "push", request=json.dumps(request).encode())
-        taken = fleet[notification.index].receive_push(notification)
+            opened = record(
+                environment, population[notification.index % USER_CHANNEL], "push", request=json.dumps(request).encode()
+            )
+        mac = fleet[notification.index % USER_CHANNEL]
+        to_user = notification.index >= USER_CHANNEL
+        taken = mac.receive_user_push(notification) if to_user else mac.receive_push(notification)
         if opened is not None:
             opened.end(error="" if taken else "ignored: another PushMagic or topic")
         return taken

@@ -1,0 +1,1 @@
+"""Declarative management of one Mac: declarations, predicates, assets, effects, status. No I/O."""

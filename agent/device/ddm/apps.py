@@ -1,0 +1,102 @@
+"""The configurations that install apps and packages, and their items of ``app.managed.list`` and ``package.list``.
+
+Source: apple-schema declarative/status/app.managed.list.yaml, package.list.yaml; Apple's pages of the configurations.
+An app of the App Store is there at once, because its downloads are not modelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec.json import decode
+
+from agent import plists
+from agent.device.ddm.declared import Declaration, as_json, reason
+from agent.device.mac import Device
+from agent.device.manifest import Package, package_of
+from agent.device.steps import Download, Steps
+from agent.device.system import INSTALLED, MANAGED, App
+from agent.device.updating import rfc_3339
+from agent.errors import CutShort, PeerError
+
+MANAGED_APP, PACKAGE = "com.apple.configuration.app.managed", "com.apple.configuration.package"
+LISTS = {"app.managed.list": MANAGED_APP, "package.list": PACKAGE}
+"""The status items that show these configurations."""
+
+
+def app_items(device: Device, status_item: str) -> list[dict[str, Any]]:
+    """The value of one of LISTS: an item for each configuration that is in effect, of an app or package one."""
+    found: dict[str, dict[str, Any]] = {}
+    for each in device.declared.of("configuration"):
+        if each.type == LISTS[status_item] and each.applied and each.item:
+            item = decode(each.item)
+            found[item["identifier"]] = item
+    return list(found.values())
+
+
+def install_declared(device: Device, configuration: Declaration, now: float) -> Steps[None]:
+    """Install the app or the package of a configuration. A failure is in its status item only. Raises CutShort."""
+    if configuration.type == MANAGED_APP:
+        item = _managed_app(device, configuration.payload)
+    else:
+        item = yield from _package(device, configuration, now)
+    configuration.item = as_json({**item, "declaration-identifier": configuration.identifier})
+
+
+def remove_declared(device: Device, configuration: Declaration) -> None:
+    """Remove the app that a configuration managed; a package stays (our choice)."""
+    if configuration.item and configuration.type == MANAGED_APP:
+        app = device.system.app(decode(configuration.item)["identifier"])
+        if app is not None and app.declared:
+            device.system = device.system.without_app(app)
+    configuration.item = b""
+
+
+def _managed_app(device: Device, payload: Mapping[str, Any]) -> dict[str, Any]:
+    named = payload.get("BundleID") or payload.get("AppComposedIdentifier")
+    identifier = named or f"app.{payload.get('AppStoreID', '')}"  # as for InstallApplication
+    item: dict[str, Any] = {"identifier": identifier, "state": "optional"}
+    if _is_required(payload):
+        device.system = device.system.with_app(App(identifier=identifier, status=MANAGED, managed=True, declared=True))
+        item["state"] = "managed"
+    if "AppConfig" in payload:
+        item["config-state"] = {"app-config-state": {"state": "valid"}}
+    return item
+
+
+def _package(device: Device, configuration: Declaration, now: float) -> Steps[dict[str, Any]]:
+    payload = configuration.payload
+    item: dict[str, Any] = {"identifier": configuration.identifier}  # until the manifest is known; our choice
+    try:
+        manifest = yield from _download(device, payload["ManifestURL"])
+        package = package_of(plists.load_dict(manifest, what="manifest"))
+        item = {"identifier": package.identifier, "name": package.title, "version": package.version}
+        if not _is_required(payload):
+            return {**item, "state": "optional"}
+        octets = yield from _download(device, package.url)
+        package.check(octets)
+    except CutShort:
+        raise
+    except PeerError as error:
+        why = reason("Error.DownloadFailed", str(error)[:500], Timestamp=rfc_3339(now))
+        return {**item, "state": "failed", "reasons": [why]}
+    device.system = device.system.with_app(_app(package, len(octets)))
+    return {**item, "state": "installed"}
+
+
+def _app(package: Package, size: int) -> App:
+    return App(identifier=package.identifier, status=INSTALLED, name=package.title, version=package.version, size=size)
+
+
+def _is_required(payload: Mapping[str, Any]) -> bool:
+    behavior: Mapping[str, str] = payload.get("InstallBehavior", {})
+    return behavior.get("Install") == "Required"  # Apple: optional by default
+
+
+def _download(device: Device, url: str) -> Steps[bytes]:
+    enrollment = device.enrollment
+    answer: bytes | PeerError = yield Download(url, () if enrollment is None else enrollment.anchors)
+    if isinstance(answer, PeerError):
+        raise answer
+    return answer

@@ -1,0 +1,152 @@
+"""What makes a declaration invalid, by the table of Apple's schema. Source: declarationbase.yaml, ``reasons``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from msgspec.json import decode
+
+from agent.device.ddm.declared import CONFIGURATION, KINDS, Declaration, Reason, reason, reason_of
+from agent.mdm.facts import Fact, Key, of_kind
+from agent.plists import type_name
+
+ENROLLMENT = "supervised"  # of every Mac
+MAX_REASON = 500  # characters of an error in a reason; ours
+MAX_UNKNOWN_KEYS = 50  # in a reason; ours
+_KEPT = 1024  # payloads whose references are kept
+_ANY = "ANY"
+_INSTEAD = {"ProfileURL": "ProfileAssetReference"}  # from macOS 27 on, either of them
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "array": list,
+    "boolean": bool,
+    "data": str,  # base64
+    "date": str,
+    "dictionary": dict,
+    "integer": int,
+    "real": (int, float),
+    "string": str,
+}
+
+
+def known_types(release: str, channel: str) -> dict[str, list[str]]:
+    """The declaration types that a Mac with this release supports on the channel, by kind, sorted."""
+    found: dict[str, list[str]] = {}
+    for name, message in sorted(of_kind("declaration").items()):
+        kind = name.removeprefix("com.apple.").partition(".")[0]
+        if kind in KINDS and is_supported(message.fact, release, channel):
+            found.setdefault(kind, []).append(name)
+    return found
+
+
+def is_supported(fact: Fact, release: str, channel: str) -> bool:
+    """Whether a Mac with this release has a declaration type or a status item on the channel."""
+    enrollments = fact.flag("enrollments")
+    return fact.is_in(release) and fact.is_on(channel) and (enrollments is None or ENROLLMENT in enrollments.split(","))
+
+
+def faults_of(declaration: Declaration, release: str, channel: str) -> list[Reason]:
+    """The reasons for which a Mac with this release does not accept a declaration; none if it is valid.
+
+    ``channel`` is the one on which the declaration came.
+    """
+    name = declaration.type
+    message = of_kind("declaration").get(name)
+    if message is None or not name.startswith(f"com.apple.{declaration.kind}.") or not message.fact.is_in(release):
+        return [reason("Error.UnknownDeclarationType", "Unknown Declaration Type", UnknownDeclarationType=name)]
+    if not is_supported(message.fact, release, channel):
+        text = "Configuration “{}” is not supported on this channel."
+        return [reason_of(declaration, "Error.ConfigurationNotSupported", text)]
+    payload = declaration.payload
+    unknown = list(_unknown_keys(message.request, payload, release, ""))
+    if unknown:
+        listed = sorted(unknown)[:MAX_UNKNOWN_KEYS]
+        return [reason("Error.UnknownPayloadKeys", "Unknown Payload Keys", UnknownPayloadKeys=listed)]
+    wrong = next(_wrong_values(message.request, payload, release, ""), "")
+    if not wrong:
+        return []
+    if declaration.kind == CONFIGURATION:
+        text = f"The configuration is not valid: {wrong}"
+        return [reason("Error.ConfigurationCannotBeDeserialized", text[:MAX_REASON], Error=wrong[:MAX_REASON])]
+    return [invalid_payload(declaration)]
+
+
+def invalid_payload(declaration: Declaration) -> Reason:
+    """The reason for a declaration that has not what each of its kind has."""
+    text = declaration.kind.capitalize() + " ({}) has an invalid payload."
+    return reason_of(declaration, "Error.InvalidPayload", text)
+
+
+def _known(keys: Mapping[str, Key], release: str) -> Mapping[str, Key]:
+    return {name: key for name, key in keys.items() if key.fact.is_in(release)}
+
+
+def _unknown_keys(keys: Mapping[str, Key], value: Mapping[str, Any], release: str, path: str) -> Iterator[str]:
+    """The paths of the keys of a dictionary, and of those below it, that the schema does not have."""
+    known = _known(keys, release)
+    for name, found in value.items():
+        key = known.get(name) or known.get(_ANY)
+        place = f"{path}.{name}" if path else name
+        if key is None:
+            yield place[:MAX_REASON]
+        elif key.keys and isinstance(found, dict):
+            yield from _unknown_keys(key.keys, found, release, place)
+        elif key.keys and isinstance(found, list):
+            for each in found:
+                item = next(iter(key.keys.values()))
+                if item.keys and isinstance(each, dict):
+                    yield from _unknown_keys(item.keys, each, release, place)
+
+
+def _wrong_values(keys: Mapping[str, Key], value: Mapping[str, Any], release: str, path: str) -> Iterator[str]:
+    """What is wrong with the values of a dictionary, of which every key is known."""
+    known = _known(keys, release)
+    for name, key in known.items():
+        if key.fact.presence == "required" and name not in (_ANY, *value) and _INSTEAD.get(name) not in value:
+            yield f"the key {path}{name} is missing"
+    for name, found in value.items():
+        yield from _wrong_value(known.get(name) or known[_ANY], found, release, f"{path}{name}")
+
+
+def _wrong_value(key: Key, found: Any, release: str, place: str) -> Iterator[str]:
+    fact = key.fact
+    wanted = _TYPES.get(fact.type)
+    if wanted is not None and (not isinstance(found, wanted) or (isinstance(found, bool) and fact.type != "boolean")):
+        yield f"the key {place} is {type_name(found)}, expected {fact.type}"
+    elif isinstance(found, dict) and key.keys:
+        yield from _wrong_values(key.keys, found, release, f"{place}.")
+    elif isinstance(found, list) and key.keys:
+        for each in found:
+            yield from _wrong_value(next(iter(key.keys.values())), each, release, place)
+    elif fact.values and not isinstance(found, (dict, list)) and not _is_allowed(fact.values, found):
+        yield f"the key {place} is {found!r:.80}, expected {fact.values.replace('|', ', ')}"
+
+
+def _is_allowed(values: str, found: Any) -> bool:
+    if ".." in values and isinstance(found, (int, float)):
+        least, _, most = values.partition("..")
+        return (not least or found >= float(least)) and (not most or found <= float(most))
+    return str(found) in values.split("|")
+
+
+def asset_references(declaration: Declaration, release: str) -> frozenset[str]:
+    """The identifiers of the assets that a valid configuration refers to."""
+    return frozenset() if declaration.faults else _asset_references(declaration.type, declaration.content, release)
+
+
+@lru_cache(maxsize=_KEPT)  # the Macs of a fleet have the same ones
+def _asset_references(name: str, content: bytes, release: str) -> frozenset[str]:
+    message = of_kind("declaration").get(name)
+    return frozenset() if message is None else frozenset(_references(message.request, decode(content), release))
+
+
+def _references(keys: Mapping[str, Key], value: Mapping[str, Any], release: str) -> Iterator[str]:
+    for name, key in _known(keys, release).items():
+        found = value.get(name)
+        for each in found if isinstance(found, list) else [found]:
+            item = next(iter(key.keys.values())) if key.keys and isinstance(found, list) else key
+            if isinstance(each, str) and (key.fact.flag("assets") or item.fact.flag("assets")):
+                yield each
+            elif isinstance(each, dict):
+                yield from _references(item.keys, each, release)

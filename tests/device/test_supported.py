@@ -1,0 +1,82 @@
+"""What each release of macOS supports, by the table of Apple's schema."""
+
+from __future__ import annotations
+
+import json
+import plistlib
+from pathlib import Path
+
+import pytest
+from command import lom_agent_here
+
+from agent.device.supported import DEVICE_CHANNEL, USER_CHANNEL, command_problem, query_exists, setting_problem
+from agent.fleet.models import RELEASES
+from agent.mdm.facts import of_kind
+
+UPDATE_COMMANDS = ("AvailableOSUpdates", "OSUpdateStatus", "ScheduleOSUpdate", "ScheduleOSUpdateScan")
+
+
+@pytest.mark.parametrize("name", UPDATE_COMMANDS)
+def test_update_commands_end_with_macos_27(name: str) -> None:
+    assert command_problem(name, "26.5") is None
+    problem = command_problem(name, "27.0")
+    assert problem == f"the request type {name} is not supported by macOS 27.0: it was removed in macOS 27.0"
+
+
+def test_commands_exist_from_their_release_and_on_their_channel() -> None:
+    enhanced = "TriggerEnhancedLogCollection"
+    assert command_problem(enhanced, "27.0", USER_CHANNEL) is None
+    assert command_problem(enhanced, "26.5", USER_CHANNEL) == (
+        f"the request type {enhanced} is not supported by macOS 26.5: it came with macOS 27.0"
+    )
+    assert command_problem(enhanced, "27.0", DEVICE_CHANNEL) == (
+        f"the request type {enhanced} is not supported on the device channel"
+    )
+    assert "on the user channel" in str(command_problem("EraseDevice", "27.0", USER_CHANNEL))
+
+
+def test_unknown_names_are_not_supported_and_not_quoted_in_full() -> None:
+    for problem in (command_problem("X" * 10_000, "27.0"), setting_problem("X" * 10_000, "27.0")):
+        assert problem is not None
+        assert len(problem) < 300
+    assert not query_exists("X" * 10_000, "27.0")
+
+
+@pytest.mark.parametrize(
+    ("query", "releases"),
+    [
+        ("OSUpdateSettings", {"15.5", "26.5"}),
+        ("SoftwareUpdateDeviceID", {"15.5", "26.5"}),
+        ("TimeZone", {"26.5", "27.0"}),
+        ("UDID", {"15.5", "26.5", "27.0"}),
+    ],
+)
+def test_queries_exist_in_their_releases(query: str, releases: set[str]) -> None:
+    assert {release for release in ("15.5", "26.5", "27.0") if query_exists(query, release)} == releases
+
+
+def test_queries_and_settings_exist_on_their_channels() -> None:
+    assert query_exists("EACSPreflight", "27.0", DEVICE_CHANNEL)
+    assert not query_exists("EACSPreflight", "27.0", USER_CHANNEL)
+    assert setting_problem("DeviceName", "27.0") is None
+    assert "user channel" in str(setting_problem("DeviceName", "27.0", USER_CHANNEL))
+    assert setting_problem("Wallpaper", "27.0") == "the setting Wallpaper is not supported"
+
+
+@pytest.mark.parametrize(("os", "status"), [("26.4", "Acknowledged"), ("27", "Error")])
+def test_the_answer_command_has_the_macos_that_is_asked_for(os: str, status: str, tmp_path: Path) -> None:
+    path = tmp_path / "command.plist"
+    path.write_bytes(plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": "OSUpdateStatus"}}))
+    done = lom_agent_here("answer", str(path), "--os", os)
+    assert done.returncode == 0, done.stderr
+    assert plistlib.loads(done.stdout)["Status"] == status
+    shown = json.loads(lom_agent_here("fleet", "show", "--json", "--os", f"{os}, 26.5").stdout)
+    assert {mac["os_version"].partition(".")[0] for mac in shown} == {os[:2], "26"}
+
+
+def test_each_command_of_the_schema_is_supported_as_its_line_says() -> None:
+    for name, described in of_kind("command").items():
+        for release in RELEASES:
+            for channel in (DEVICE_CHANNEL, USER_CHANNEL):
+                supported = described.fact.is_in(release.version) and described.fact.is_on(channel)
+                assert (command_problem(name, release.version, channel) is None) == supported, (name, release, channel)
