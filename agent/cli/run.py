@@ -13,6 +13,7 @@ from agent.cli.scenarios.options import (
     ENROLLMENT,
     FLEET,
     LOM,
+    MACHINES,
     PUSH,
     RESULTS,
     SCENARIO,
@@ -154,6 +155,48 @@ def _no_gateway_rule(_context: click.Context, _parameter: click.Parameter, value
     help="Repeat the pauses and changed rates of an earlier run, recorded in its results, at the same times.",
 )
 @grouped_option(
+    MACHINES,
+    "--listen",
+    metavar="ADDRESS:PORT",
+    help='Run the workers on other machines: they join the run at this address, each started there with "lom-agent '
+    'worker". --workers says how many; docs/distributed.md.',
+)
+@grouped_option(
+    MACHINES,
+    "--join-file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write the address, the CA and the join secret for these workers to this file; remove it at the end.  "
+    "[default: join.json]",
+)
+@grouped_option(
+    MACHINES,
+    "--join-timeout",
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="How long to wait until all of them have joined.  [default: 30]",
+)
+@grouped_option(
+    MACHINES,
+    "--executor",
+    metavar="dask=SCHEDULER",
+    help="Start the workers on this Dask cluster, such as dask=tls://scheduler:8786; needs lom-agent[dask].",
+)
+@grouped_option(
+    MACHINES,
+    "--lab-listen",
+    metavar="ADDRESS:PORT",
+    help="The address of the embedded lab.  [default: loopback; with --listen or --executor the same address]",
+)
+@grouped_option(
+    MACHINES,
+    "--advertise",
+    metavar="NAME",
+    help="The name or address by which other machines reach this one; it is in the certificates.  [default: the "
+    "address of --listen]",
+)
+@scenario_options(MACHINES)
+@grouped_option(
     RESULTS,
     "--quiet",
     is_flag=True,
@@ -169,6 +212,8 @@ def run(context: click.Context, /, scenario: str | None, **options: Any) -> None
 
     The run fails (exit status 1) if a limit of the scenario fails, if an operation without a limit on its errors
     fails, or if the run does not complete.
+
+    Workers may run on other machines (--listen, --executor): docs/distributed.md.
 
     A run with --state that did not complete goes on with --resume FILE; docs/state.md says what is kept.
     """

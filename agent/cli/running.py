@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from agent.cli.apns.gateway import apns_plan
+from agent.cli.distributed import check_places, places_of
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.replay import replayed
 from agent.cli.results.outcome import Outputs, RunResults
@@ -42,6 +43,7 @@ def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[st
 
     Raises OperatorError and UsageError.
     """
+    check_places(options)
     with Stopping() as stopping:
         state = None if options["resume"] is None else _resumed(path, options["resume"], given)
         outputs = Outputs.of(options)
@@ -99,7 +101,6 @@ def _run(
     stopping: Stopping,
     state: RunState | None,
 ) -> RunResults:
-    workers = workers_of(scenario) if state is None else state.workers
     apns = apns_plan(scenario)
     trace = TraceParts(outputs.trace)
     reactor = the_reactor()
@@ -108,19 +109,21 @@ def _run(
         None if prometheus is None else PrometheusExporter(reactor, *parse_address(prometheus, "--prometheus", 9464))
     )
     executor = ProcessEach()
+    places = places_of(reactor, scenario, options, executor, None if state is None else state.workers)
     started = datetime.now(UTC) if state is None else datetime.fromtimestamp(state.started, UTC)
     outcome = RunResults(scenario, outputs, started)
     watchers = _Watchers(display, exporter, STANDARD_ERROR if options["quiet"] else STANDARD_OUTPUT)
     conductor = Conductor(
         reactor,
         scenario,
-        executor,
-        workers,
+        places.launcher,
+        places.workers,
         watchers,
+        listen=places.listen,
+        lab=places.lab,
         apns=apns,
-        trace=trace.path_of,
+        trace=None if outputs.trace is None else trace.path_of,
         cores=cores(),
-        kill=executor.kill,
         controlled=options["control"] is not None or options["replay"] is not None,
         state=state,
     )

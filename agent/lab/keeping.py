@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from agent.lab.core import Lab
 from agent.lab.defects import NONE, Defects
-from agent.lab.server import LabServer
+from agent.lab.server import HOST, LabServer
 from agent.lab.store import LabStore
 from agent.pki.issuing.authorities import Authorities
 
@@ -20,10 +21,13 @@ def lab_server(
     acme: bool = False,
     reenrollment: bool = True,
     defects: Defects = NONE,
+    host: str = HOST,
+    names: Sequence[str] = (HOST, "localhost"),
 ) -> LabServer:
     """A lab that continues what is in the store; a new one without a store. Raises OperatorError."""
     if store is None:
-        return LabServer(reactor, Lab(reenrollment=reenrollment, defects=defects), authorities, scep=scep, acme=acme)
+        lab = Lab(reenrollment=reenrollment, defects=defects)
+        return LabServer(reactor, lab, authorities, scep=scep, acme=acme, host=host, names=names)
     server = LabServer(
         reactor,
         Lab(reenrollment=reenrollment, state=store, defects=defects),
@@ -32,6 +36,8 @@ def lab_server(
         acme=acme,
         token=store.setting("token"),
         challenges=store.challenges,
+        host=host,
+        names=names,
     )
     store.set("token", server.token)
     return server

@@ -1,4 +1,4 @@
-"""The lab's network server: HTTPS with client certificates, on loopback, on Twisted's web server."""
+"""The lab's network server: HTTPS with client certificates, on loopback by default, on Twisted's web server."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from agent.lab.renewal import spoiled
 from agent.lab.scep import SCEPService, spoiled_payload
 from agent.mdm.automated import CONTENT_TYPE
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, connection_of, listen
+from agent.net.transport.addresses import address_text
 from agent.net.transport.openssl_direct import was_resumed
 from agent.net.transport.tls import make_context
 from agent.pki.certificates import CertificateError, peer_certificate
@@ -54,7 +55,8 @@ class LabServer:
 
     With ``scep`` the enrollment profile has a SCEP payload, with ``acme`` an ACME payload, otherwise a PKCS12. SCEP is
     served without TLS, as by most CAs: its messages are signed and encrypted themselves. ``challenges`` and ``token``
-    continue those of an earlier process; by default there are no challenges, and the token is new.
+    continue those of an earlier process; by default there are no challenges, and the token is new. It listens at the
+    address ``host``; its certificate has ``names``, of which the first is in its URLs.
     """
 
     def __init__(
@@ -67,7 +69,11 @@ class LabServer:
         acme: bool = False,
         token: str | None = None,
         challenges: MutableSet[str] | None = None,
+        host: str = HOST,
+        names: Sequence[str] = (HOST, "localhost"),
     ) -> None:
+        self._host = host
+        self._name = names[0]
         self.lab = lab
         self.lom = LabLOM(lab, authorities, lab.defects)
         self.authorities = authorities
@@ -80,7 +86,7 @@ class LabServer:
         self._acme = ACMEService(authorities, challenges) if acme else None
         # 2040 bits: OpenSSL rounds its strength up to that of 2048, and accepts it.
         weak = rsa.generate_private_key(65537, 2040) if "tls-weak-key" in lab.defects else None  # noqa: S505
-        self._identity = authorities.server_identity([HOST, "localhost"], weak)
+        self._identity = authorities.server_identity(names, weak)
         self._profiles = EnrollmentProfiles(authorities, lab.defects)
         self.automated = AutomatedEnrollment(lambda: authorities.device_authority.certificate)
         self._ports: list[Any] = []
@@ -96,7 +102,7 @@ class LabServer:
         return f"{self.url}/ade"
 
     def listen(self, port: int = 0, scep_port: int = 0) -> None:
-        """Listen on loopback; port 0 selects a free port. Raises OperatorError."""
+        """Listen; port 0 selects a free port. Raises OperatorError."""
         root: Any = Resource()
         root.putChild(b"enroll", _Enrollment(self))
         root.putChild(b"ade", _Automated(self))
@@ -112,8 +118,8 @@ class LabServer:
             self.lab.issued = self._scep.renewals
             scep: Any = Resource()
             scep.putChild(b"scep", _SCEP(self._scep))
-            self._ports.append(listen(self._reactor, BoundedSite(scep), HOST, scep_port, what="SCEP"))
-            self.scep_url = f"http://{HOST}:{self._ports[-1].getHost().port}/scep"
+            self._ports.append(listen(self._reactor, BoundedSite(scep), self._host, scep_port, what="SCEP"))
+            self.scep_url = f"http://{address_text(self._name, self._ports[-1].getHost().port)}/scep"
         if self._acme is not None:
             self.lab.issued = self._acme.renewals
             root.putChild(b"acme", ACMEResource(self._acme))
@@ -121,8 +127,8 @@ class LabServer:
         site.keeps_body = self._keeps_body
         spoken = site.acceptableProtocols()
         connections = _Connections(self.authorities, self._identity, self.lab.defects, spoken)
-        self._ports.append(listen(self._reactor, site, HOST, port, what="The lab", tls=connections))
-        self.url = f"https://{HOST}:{self._ports[-1].getHost().port}"
+        self._ports.append(listen(self._reactor, site, self._host, port, what="The lab", tls=connections))
+        self.url = f"https://{address_text(self._name, self._ports[-1].getHost().port)}"
         if self._acme is not None:
             self._acme.url = self.url + PATH
 

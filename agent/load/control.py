@@ -1,7 +1,8 @@
 """The messages between the conductor and its shards, and their frames. No I/O.
 
-The conductor (`agent.load.conductor`) starts phases and forwards pushes; a shard (`agent.load.shard`) reports its
-progress every second. A frame is a length of 4 bytes, big-endian, then MessagePack of that many bytes.
+A shard (`agent.load.shard`) says Hello and gets its plan. The conductor (`agent.load.conductor`) starts phases and
+forwards pushes; the shard reports its progress every second, and at the end its trace and its result. A frame is a
+length of 4 bytes, big-endian, then MessagePack of that many bytes.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from typing import Any
 
 import msgspec
 
+from agent import __version__
 from agent.errors import MisuseError, PeerError
 from agent.framing import FrameLengthError, FrameReader, frame
 from agent.measure.live import PhaseState
 from agent.push.reasons import OwnCause
 from agent.push.wire import RoutedAnswer, RoutedPush
 
+ANY_SHARD = -1  # in a Hello: the conductor chooses the number
 MAX_FRAME_BYTES = 32 * 1024 * 1024  # a snapshot has some 20 histograms of at most 200 KiB; a push has 4 KiB
 MAX_HELLO_BYTES = 4096  # until the other end is authenticated
 
@@ -30,10 +33,21 @@ class ControlError(PeerError):
 
 
 class Hello(msgspec.Struct, tag="hello", frozen=True):
-    """The first message: the shard's number, and the secret of its plan."""
+    """The first message: the join secret, the epoch of the run that the shard is for, and the shard's number."""
 
-    shard: int
     secret: str
+    run: str
+    shard: int = ANY_SHARD
+    version: str = __version__
+    """Of the shard's program."""
+
+
+class ClockAnswer(msgspec.Struct, tag="clock answer", frozen=True):
+    """The answer to a ClockQuestion, in seconds: the shard's monotonic clock, and its system's wall clock."""
+
+    sent: float
+    ticks: float
+    wall: float
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
@@ -59,6 +73,13 @@ class Snapshot(msgspec.Struct, tag="snapshot", frozen=True):
     metrics: dict[str, Any]
 
 
+class PhaseStarted(msgspec.Struct, tag="started", frozen=True):
+    """A phase has started in this shard; its state says what is planned, in case the worker is lost soon."""
+
+    phase: int
+    state: PhaseState
+
+
 class PhaseFinished(msgspec.Struct, tag="finished", frozen=True):
     """A phase has finished in this shard, with this final state."""
 
@@ -71,11 +92,23 @@ class Settled(msgspec.Struct, tag="settled", frozen=True):
 
 
 class Alive(msgspec.Struct, tag="alive", frozen=True):
-    """The shard runs; sent every second."""
+    """The sender runs; both ends send it every second."""
 
 
 class Ending(msgspec.Struct, tag="ending", frozen=True):
-    """The shard has received Finish. It may send nothing more while it closes its connections."""
+    """The shard ends. It may send nothing more while it closes its connections."""
+
+
+class TracePiece(msgspec.Struct, tag="trace", frozen=True):
+    """The next bytes of the trace of a shard on another machine. The next one follows after Taken."""
+
+    octets: bytes
+
+
+class Result(msgspec.Struct, tag="result", frozen=True):
+    """The last message: the encoded ShardResult. The shard ends after Taken."""
+
+    octets: bytes
 
 
 class RefusalQuestion(msgspec.Struct, tag="refusal question", frozen=True):
@@ -95,20 +128,45 @@ class Warn(msgspec.Struct, tag="warn", frozen=True):
 # From the conductor.
 
 
-class Begin(msgspec.Struct, tag="begin", frozen=True):
-    """The run starts, or goes on, and the next second of the time line is ``second``.
+class Plan(msgspec.Struct, tag="plan", frozen=True):
+    """The answer to a Hello: the encoded ShardPlan."""
 
-    ``now`` is the time of the run's clock.
+    octets: bytes
+
+
+class Refused(msgspec.Struct, tag="refused", frozen=True):
+    """The other answer to a Hello: the shard may not join."""
+
+    reason: str
+
+
+class ClockQuestion(msgspec.Struct, tag="clock", frozen=True):
+    """Answer at once; ``sent`` is the time of the run's clock."""
+
+    sent: float
+
+
+class Taken(msgspec.Struct, tag="taken", frozen=True):
+    """The last TracePiece, or the Result, has arrived."""
+
+
+class Begin(msgspec.Struct, tag="begin", frozen=True):
+    """The run starts, or goes on, at ``at``, a time of its clock, with second ``second`` of the time line.
+
+    ``offset`` is what the shard adds to its monotonic clock to get the run's clock.
     """
 
-    now: float
+    at: float
+    offset: float
     second: int = 0
 
 
 class StartPhase(msgspec.Struct, tag="start", frozen=True):
-    """Start a phase, by its number in the scenario."""
+    """Start a phase, by its number in the scenario, at ``at``, a time of the run's clock; ``offset`` as in Begin."""
 
     phase: int
+    at: float
+    offset: float
 
 
 class Pause(msgspec.Struct, tag="pause", frozen=True):
@@ -155,10 +213,37 @@ class Finish(msgspec.Struct, tag="finish", frozen=True):
 
 
 FromShard = (
-    Hello | Alive | Ending | Ready | Second | Snapshot | PhaseFinished | Settled | RoutedAnswer | RefusalQuestion | Warn
+    Hello
+    | Alive
+    | ClockAnswer
+    | Ending
+    | Ready
+    | Second
+    | Snapshot
+    | PhaseStarted
+    | PhaseFinished
+    | Settled
+    | RoutedAnswer
+    | RefusalQuestion
+    | Warn
+    | TracePiece
+    | Result
 )
 FromConductor = (
-    Begin | StartPhase | Pause | Resume | ChangeRate | Settle | RoutedPush | RefusalAnswer | GatewayStalled | Finish
+    Plan
+    | Refused
+    | ClockQuestion
+    | Taken
+    | Begin
+    | StartPhase
+    | Pause
+    | Resume
+    | ChangeRate
+    | Settle
+    | RoutedPush
+    | RefusalAnswer
+    | GatewayStalled
+    | Finish
 )
 Message = FromShard | FromConductor
 

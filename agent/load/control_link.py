@@ -1,14 +1,13 @@
 """The control link on the network: TLS, opened by the shard. The messages are those of `agent.load.control`.
 
-Both ends are this program. The shard authenticates the conductor by its certificate, issued by a CA made for this run;
-the conductor authenticates the shard by the secret in the shard's plan.
+Both ends are this program. The shard authenticates the conductor by its certificate, issued by a CA made for this run
+for the conductor's name or address; the conductor authenticates the shard by its join secret (`agent.load.admission`).
 """
 
 from __future__ import annotations
 
-import hmac
-import secrets
 import socket
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
@@ -18,7 +17,20 @@ from twisted.logger import Logger
 
 from agent.errors import LomAgentError, PeerError
 from agent.framing import FrameReader
-from agent.load.control import MAX_FRAME_BYTES, MAX_HELLO_BYTES, ControlError, Hello, Message, encode, next_message
+from agent.load.admission import Admission, Refusal
+from agent.load.control import (
+    ANY_SHARD,
+    MAX_FRAME_BYTES,
+    MAX_HELLO_BYTES,
+    Alive,
+    ControlError,
+    Hello,
+    Message,
+    Refused,
+    encode,
+    next_message,
+)
+from agent.load.joining import Invitation
 from agent.net.timing import Alarm, Reactor
 from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.plain import Unchecked
@@ -28,8 +40,8 @@ from agent.pki.certificates import own_certificate
 from agent.pki.issuing.authority import SERVER_USAGE, Authority
 from agent.pki.verify import PeerCheck, server_judge
 
-NAME = "conductor.lom-agent.test"  # in the certificate; never resolved
 HELLO_SECONDS = 15.0
+MOST_UNIDENTIFIED = 2048  # connections without a Hello at the same time
 _MOST_UNSENT = 256 * 1024 * 1024
 _log = Logger()
 
@@ -42,6 +54,13 @@ class LinkOwner(Protocol):
 
     def link_lost(self, link: ControlLink, error: PeerError) -> None:
         """The link broke, or could not be opened."""
+
+
+class ServerOwner(LinkOwner, Protocol):
+    """The conductor."""
+
+    def joined(self, link: ControlLink, host: str) -> None:
+        """A shard has joined from this address."""
 
 
 class ControlLink:
@@ -113,31 +132,40 @@ class ControlLink:
         self._owner.link_lost(self, error)
 
 
-def connect(reactor: Reactor, address: tuple[str, int], ca: bytes, hello: Hello, owner: LinkOwner) -> ControlLink:
-    """Open a shard's link to the conductor at ``address`` (numeric), whose CA certificate is ``ca`` (DER)."""
+def connect(reactor: Reactor, invitation: Invitation, owner: LinkOwner) -> ControlLink:
+    """Open a shard's link to the conductor. Raises OperatorError for a name that is not found, and ConnectFailed."""
+    address = invitation.target
     link = ControlLink(owner)
     link.trust_peer()
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     sock = start_connect(family, address)
-    check = PeerCheck(server_judge(NAME))
-    tls = TLSContexts().client(sock, (own_certificate(ca),), None, check, NAME)
+    check = PeerCheck(server_judge(invitation.host))
+    tls = TLSContexts(system_anchors=False).client(
+        sock, (own_certificate(invitation.ca),), None, check, invitation.host
+    )
     stream = TLSStream(reactor, sock, tls, check, link)
     link.begin(stream)
-    link.send(hello)
+    link.send(Hello(invitation.secret, invitation.run, invitation.shard))
     stream.connect()
     return link
 
 
 class ControlServer:
-    """The conductor's end: listens, and identifies each shard by its secret. ``ca`` is its CA certificate, DER."""
+    """The conductor's end: listens, and admits each shard once. ``ca`` is its CA certificate, DER.
 
-    def __init__(self, reactor: Reactor, shards: int, owner: LinkOwner) -> None:
-        self.secrets = [secrets.token_urlsafe(32) for _ in range(shards)]
-        self.address = ("", 0)
+    ``names`` are the names and addresses of this machine in its certificate; the first is that of invitations.
+    """
+
+    def __init__(
+        self, reactor: Reactor, shards: int, owner: ServerOwner, names: Sequence[str] = ("127.0.0.1",)
+    ) -> None:
+        self.admission = Admission(shards)
+        self.port = 0
+        self._names = names
         self._reactor = reactor
         self._owner = owner
         authority = Authority.create("lom-agent control link CA")
-        identity = authority.issue(NAME, SERVER_USAGE, names=[NAME])
+        identity = authority.issue(names[0], SERVER_USAGE, names=names)
         self.ca = authority.certificate.public_bytes(Encoding.DER)
         self._context = make_context(())
         self._context.use_certificate(identity.certificate)
@@ -145,15 +173,44 @@ class ControlServer:
         self._context.set_verify(SSL.VERIFY_NONE)
         self._listener: Listener | None = None
         self._unidentified: dict[ControlLink, Alarm] = {}
+        self._hosts: dict[ControlLink, str] = {}  # of those in _unidentified
+        self._unknown: dict[ControlLink, Hello] = {}  # whose secret may still be announced
         self._links: dict[int, ControlLink] = {}
         self._last_message: Message | None = None
+        self._expects_secrets = False
 
-    def listen(self, host: str = "127.0.0.1") -> None:
-        """Listen on a free port of ``host``. Raises OperatorError."""
-        sock = listening_socket(host, 0, what="The control link")
-        self.address = (host, sock.getsockname()[1])
+    def listen(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen at ``host``; port 0 is any free one. Raises OperatorError."""
+        sock = listening_socket(host, port, what="The control link")
+        self.port = sock.getsockname()[1]
         self._listener = Listener(self._reactor, sock, self._accepted)
         self._listener.resume()
+
+    def invite(self, shard: int = ANY_SHARD, address: str = "") -> Invitation:
+        """An invitation for one shard, or for each of them; ``address`` if the host is not to be resolved."""
+        return self._invitation(shard, address, self.admission.invite(shard))
+
+    def invite_without_secret(self, shard: int) -> Invitation:
+        """An invitation for one shard whose join secret is made where the shard starts, and announced."""
+        self._expects_secrets = True
+        return self._invitation(shard, "", "")
+
+    def _invitation(self, shard: int, address: str, secret: str) -> Invitation:
+        return Invitation(
+            host=self._names[0],
+            port=self.port,
+            address=address,
+            ca=self.ca,
+            run=self.admission.run,
+            secret=secret,
+            shard=shard,
+        )
+
+    def announce(self, shard: int, digest: bytes) -> None:
+        """The join secret of a shard has this digest; a shard that has already said Hello with it joins."""
+        if self.admission.announce(shard, digest):
+            for link, hello in list(self._unknown.items()):
+                self._identify(link, hello)
 
     def send(self, shard: int, message: Message) -> None:
         """Send a message to one shard; do nothing if it is not connected."""
@@ -176,62 +233,92 @@ class ControlServer:
         """Whether any shard is connected."""
         return bool(self._links)
 
+    def drop(self, shard: int) -> None:
+        """Close the link of a shard, which then ends; its owner is not told."""
+        link = self._links.pop(shard, None)
+        if link is not None:
+            link.close()
+
     def close(self) -> None:
         """Stop listening and close every link."""
         if self._listener is not None:
             self._listener.close()
-        for link, alarm in self._unidentified.items():
-            alarm.cancel()
+        for link in [*self._unidentified, *self._links.values()]:
+            self._forget(link)
             link.close()
-        for link in self._links.values():
-            link.close()
-        self._unidentified, self._links = {}, {}
+        self._links = {}
 
     def _accepted(self, sock: socket.socket, _port: int) -> None:
+        if len(self._unidentified) >= MOST_UNIDENTIFIED:
+            sock.close()
+            return
         link = ControlLink(self)
         tls = SSL.Connection(self._context, sock)
         tls.set_accept_state()
         stream = TLSStream(self._reactor, sock, tls, Unchecked("shard"), link)
         link.begin(stream)
         alarm = self._unidentified[link] = Alarm(self._reactor, partial(self._refuse, link))
+        self._hosts[link] = _host_of(sock)
         alarm.set(HELLO_SECONDS)
         stream.accept()
 
     def message_received(self, link: ControlLink, message: Message) -> None:
-        """Pass a shard's message on; the first message has to be a Hello with the shard's secret."""
+        """Pass a shard's message on; the first message has to be a Hello with a join secret of this run."""
         if link.shard >= 0:
             self._owner.message_received(link, message)
-            return
-        match message:
-            case Hello(shard, secret) if self._is_valid(shard, secret):
-                self._unidentified.pop(link).cancel()
-                link.shard = shard
-                link.trust_peer()
-                self._links[shard] = link
-                if self._last_message is not None:
-                    link.send(self._last_message)
-            case _:
-                _log.warn(
-                    "refused a connection to the control link: its first message is not a Hello of a shard of this run"
-                )
-                self._refuse(link)
+        elif isinstance(message, Hello) and link not in self._unknown:
+            self._unknown[link] = message
+            self._identify(link, message)
+        elif link in self._unidentified and not isinstance(message, Alive):
+            _log.warn("refused a connection to the control link: its first message is not a Hello")
+            self._refuse(link)
 
     def link_lost(self, link: ControlLink, error: PeerError) -> None:
         """A link broke."""
-        alarm = self._unidentified.pop(link, None)
-        if alarm is not None:
-            alarm.cancel()
+        self._forget(link)
         if self._links.get(link.shard) is link:
             del self._links[link.shard]
             self._owner.link_lost(link, error)
 
-    def _is_valid(self, shard: int, secret: str) -> bool:
-        if not 0 <= shard < len(self.secrets) or shard in self._links:
-            return False
-        return hmac.compare_digest(secret.encode(), self.secrets[shard].encode())
+    def _identify(self, link: ControlLink, hello: Hello) -> None:
+        """Admit a shard whose secret is known; another one has until HELLO_SECONDS to become known."""
+        if not self.admission.knows(hello):
+            if not self._expects_secrets:
+                _log.warn("refused a connection to the control link: its join secret is not one of this run")
+                self._refuse(link)
+            return
+        del self._unknown[link]
+        try:
+            shard = self.admission.admit(hello)
+        except Refusal as refusal:
+            _log.warn("refused a worker: {reason}", reason=refusal)
+            link.send(Refused(str(refusal)))  # it closes the link; else its alarm does
+            return
+        host = self._hosts[link]
+        self._forget(link)
+        link.shard = shard
+        link.trust_peer()
+        self._links[shard] = link
+        self._owner.joined(link, host)
+        if self._last_message is not None:
+            link.send(self._last_message)
 
     def _refuse(self, link: ControlLink) -> None:
+        self._forget(link)
+        link.close()
+
+    def _forget(self, link: ControlLink) -> None:
+        """It is identified, or closed."""
+        self._unknown.pop(link, None)
+        self._hosts.pop(link, None)
         alarm = self._unidentified.pop(link, None)
         if alarm is not None:
             alarm.cancel()
-        link.close()
+
+
+def _host_of(sock: socket.socket) -> str:
+    """The address of the peer; empty if it is gone already."""
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:
+        return ""

@@ -57,9 +57,18 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-def workers_of(scenario: Scenario) -> int:
-    """The number of workers of a scenario. Raises OperatorError if its LOM network allows only one."""
+def workers_of(scenario: Scenario, *, elsewhere: bool = False) -> int:
+    """The number of workers of a scenario. Raises OperatorError if there is no such number.
+
+    On one machine a LOM network on interfaces allows one; workers ``elsewhere`` have interfaces of their own.
+    """
     wanted = scenario.load.workers
+    if elsewhere:
+        if not wanted:
+            raise OperatorError(
+                "Expected the number of workers on other machines, found none. Give --workers N, or set load.workers."
+            )
+        return wanted
     if parse_network(scenario.lom.network).kind == INTERFACE:
         if wanted > 1:
             raise OperatorError(

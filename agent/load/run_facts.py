@@ -119,6 +119,11 @@ class RunFacts:
             )
         return facts
 
+    @property
+    def cpu_elsewhere_s(self) -> float:
+        """CPU seconds of the workers on other machines that delivered a result."""
+        return sum(worker.result.cpu_s for worker in self._workers if worker.elsewhere and worker.result is not None)
+
     def push_counts(self) -> list[dict[str, Any]]:
         """The push counts of each shard's push endpoint and of the router."""
         return [*(result.push for result in self.results if result.push is not None), *self._pushes.counts]

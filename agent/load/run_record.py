@@ -17,12 +17,14 @@ from agent.fleet.population import Population
 from agent.load.control import ControlError, Second
 from agent.load.overload import Span
 from agent.load.phases.run import operation_of
+from agent.load.shard_clock import ClockOffset, ShardClock
 from agent.load.shard_plan import ShardResult, cut
 from agent.measure.live import LiveView, PhaseState, PhaseView, Recent
 from agent.measure.metrics import Metrics
 from agent.measure.pauses import Pauses
 from agent.measure.summaries import PhaseSummary
 from agent.measure.timeline import TimeLine
+from agent.net.timing import Alarm
 from agent.scenario.types import Scenario
 
 WORKER_LOST = "the worker process was lost"
@@ -93,14 +95,51 @@ class PhaseRecord:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What was lost with a worker."""
+
+    at_s: float
+    """Seconds from the start of the run."""
+    measured_s: float
+    """Up to which second of the run its operations are in the results."""
+    macs: range
+    serials: tuple[str, str]
+    """Of the first and the last Mac."""
+
+    def __str__(self) -> str:
+        first, last = self.serials
+        return (
+            f"lost at {self.at_s:.0f} s of the run; the results lack what its {len(self.macs)} Macs ({self.macs[0]} to "
+            f"{self.macs[-1]} of the fleet, {first} to {last}) did after {self.measured_s:.0f} s"
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For ``generator.workers`` of the results."""
+        return {
+            "at_s": round(self.at_s, 3),
+            "measured_s": self.measured_s,
+            "first_mac": self.macs[0],
+            "last_mac": self.macs[-1],
+            "serials": list(self.serials),
+        }
+
+
 @dataclass(slots=True)
 class WorkerRecord:
     """One worker, which runs one shard."""
 
     indexes: range
     """Its Macs."""
-    submitted: bool = False
-    """Whether the executor has its shard."""
+    host: str | None = None
+    """The address from which its shard joined; None before."""
+    elsewhere: bool = False
+    """Whether it runs on another machine, so that its address names it."""
+    clock: ShardClock = field(default_factory=ShardClock)
+    """The measurement in progress, or the last one."""
+    offset: ClockOffset | None = None
+    """What the last complete measurement of its clock found."""
     ready: Deferred[None] = field(default_factory=Deferred)
     """Fires when it can start phases; fails with the reason if it never can."""
     settled: Deferred[None] = field(default_factory=Deferred)
@@ -111,8 +150,16 @@ class WorkerRecord:
     """The last second of the time line that it reported."""
     snapshot: dict[str, Any] | None = None
     """Its last metrics snapshot."""
+    measured: int = 0
+    """Seconds from the start of the run that the snapshot covers."""
     result: ShardResult | None = None
-    """What its shard returned."""
+    """What its shard delivered."""
+    death: str | None = None
+    """What its launcher said of its end, while its control link was still open."""
+    lost: Loss | None = None
+    """When it was lost, if that was during the run."""
+    limit: Alarm | None = None
+    """Expires when it takes too long to end."""
     problem: str | None = None
     """Why it failed or was lost."""
     link_error: str | None = None
@@ -129,6 +176,10 @@ class WorkerRecord:
     def is_over(self) -> bool:
         """Whether it does nothing more for the run."""
         return self.result is not None or self.problem is not None
+
+    def name(self, number: int) -> str:
+        """How messages call it."""
+        return f"worker {number} ({self.host})" if self.elsewhere and self.host else f"worker {number}"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -162,6 +213,7 @@ class RunRecord:
 
     def __init__(self, scenario: Scenario, population: Population, workers: int) -> None:
         self._lost: set[int] = set()
+        self._population = population
         self.phases = [
             PhaseRecord(phase.name, phase.kind, operation_of(phase), self._lost) for phase in scenario.phases
         ]
@@ -207,6 +259,13 @@ class RunRecord:
         self.workers[shard].result = result
         for number, state in result.phases.items():
             self.phase(number).states[shard] = state
+
+    def loss_of(self, shard: int, elapsed: float) -> Loss:
+        """What is lost with a worker now, ``elapsed`` seconds after the start of the run."""
+        worker = self.workers[shard]
+        macs = worker.indexes
+        serials = tuple(self._population[index].serial_number for index in (macs[0], macs[-1]))
+        return Loss(elapsed, float(worker.measured), macs, (serials[0], serials[1]))
 
     def add_problem(self, shard: int, problem: str) -> None:
         """A worker failed, or, if it has no result, is lost."""
@@ -258,6 +317,8 @@ class RunRecord:
                 "worker": number,
                 **worker.facts,
                 "silent_s": silent_s(number),
+                "lost": None if worker.lost is None else worker.lost.facts,
+                "clock": worker.offset.facts if worker.elsewhere and worker.offset is not None else None,
                 "phases": [] if worker.result is None else phases_of(self.phases, worker.result.spans, number),
             }
             for number, worker in enumerate(self.workers)

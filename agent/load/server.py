@@ -18,6 +18,7 @@ from agent.fleet.population import Population
 from agent.lab.keeping import lab_server, listen
 from agent.lab.server import LabServer
 from agent.lab.store import LabStore
+from agent.load.listening import LOOPBACK, ListenAt
 from agent.load.machine import allow_open_files
 from agent.load.shard_plan import EnrollAt, EnrollAutomatically, EnrollWith, server_data
 from agent.net.http.http1 import split_url
@@ -45,16 +46,24 @@ MAX_SECRET_BYTES = 4096
 class ServerSide:
     """The server side of a run. ``lab`` is the embedded lab, or None; the other attributes are fields of ShardPlan.
 
-    ``state`` is the folder of the embedded lab's state; None: it ends with the process.
+    ``state`` is the folder of the embedded lab's state; None: it ends with the process. It listens at ``listen``.
     """
 
-    def __init__(self, reactor: Any, scenario: Scenario, population: Population, state: Path | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        scenario: Scenario,
+        population: Population,
+        state: Path | None = None,
+        listen: ListenAt = LOOPBACK,
+    ) -> None:
         self._store: LabStore | None = None
         self.lab: LabServer | None = None
         self.enroll: EnrollAt | EnrollWith | EnrollAutomatically = EnrollAt("")
         self.anchors: tuple[bytes, ...] = ()
         self.config: dict[str, Any] | None = None
         self._server = scenario.server
+        self._port = 0
         server = scenario.server
         if server.adapter == "lab" and server.lab is None:
             allow_open_files(len(population))
@@ -62,8 +71,15 @@ class ServerSide:
                 self._store = _store(state)
             store = self._store
             authorities = Authorities(None if store is None else store.authorities)
+            self._port = listen.port
             self.lab = lab_server(
-                reactor, store, authorities, scep=server.identity == "scep", acme=server.identity == "acme"
+                reactor,
+                store,
+                authorities,
+                scep=server.identity == "scep",
+                acme=server.identity == "acme",
+                host=listen.host,
+                names=listen.names,
             )
         else:
             self.anchors = tuple(anchor.public_bytes(Encoding.DER) for anchor in read_anchors(server.ca))
@@ -76,7 +92,7 @@ class ServerSide:
         lab = self.lab
         if lab is None:
             return
-        listen(lab, self._store)
+        listen(lab, self._store, self._port)
         note(f"The lab, an embedded MDM server, listens on {lab.url}")
         pem = lab.authorities.anchor.public_bytes(Encoding.PEM).decode("ascii")
         self.anchors = (lab.authorities.anchor.public_bytes(Encoding.DER),)

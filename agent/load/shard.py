@@ -1,38 +1,36 @@
 """One shard: a range of whole segments of the fleet, run by one reactor.
 
-``run_shard`` takes and returns plain data. Any executor may call it, in a process or in a thread: it creates its own
-reactor and leaves nothing open. Over the control link it receives the start of each phase and the pushes to its Macs,
-and reports its progress.
+Over the control link it receives its plan, the start of each phase and the pushes to its Macs, and reports its progress
+and its result. `agent.load.shard_running` runs it.
 """
 
 from __future__ import annotations
 
 import gc
-import sys
+from collections.abc import Callable
 from functools import partial
-from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, FirstError
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from agent.errors import LomAgentError, OperatorError, PeerError
 from agent.load.control import (
-    Alive,
     Begin,
     ChangeRate,
     ControlError,
     Ending,
     Finish,
     GatewayStalled,
-    Hello,
     Message,
     Pause,
     PhaseFinished,
+    PhaseStarted,
     Ready,
     RefusalAnswer,
     RefusalQuestion,
+    Result,
     Resume,
     Second,
     Settle,
@@ -41,18 +39,20 @@ from agent.load.control import (
     StartPhase,
     Warn,
 )
-from agent.load.control_link import ControlLink, connect
+from agent.load.joining import Invitation
 from agent.load.overload import LoopMonitor
 from agent.load.phases.pace import NOTHING_EARLIER
 from agent.load.phases.progress import Earlier
 from agent.load.phases.run import PhaseRun
 from agent.load.shard_keys import keys_made_ahead
+from agent.load.shard_link import ShardLink
 from agent.load.shard_parts import ShardParts
 from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
 from agent.load.shard_state import ShardState, open_state
+from agent.load.trace_home import own_trace, remove_trace, send_trace
 from agent.measure.live import PhaseState
 from agent.net.mac.fleet.census import Census, state_of
-from agent.net.timing import make_monotonic
+from agent.net.timing import DelayedCall
 from agent.processes import peak_kib
 from agent.push.counts import merge_push_counts
 from agent.push.reasons import OwnCause
@@ -62,96 +62,115 @@ from agent.sqlite_file import NotWritten
 SNAPSHOT_SECONDS = 5
 SETTLE_LOOK_SECONDS = 0.1
 IDLE_CHECK_SECONDS = 0.05
-ALIVE_SECONDS = 1.0
 
 
-def run_shard(plan: bytes) -> bytes:
-    """Run the shard of an encoded plan to its end, and return its encoded result.
+class ShardEnd(NamedTuple):
+    """How a shard ended."""
 
-    The result's ``problem`` says why it could not start, or ended early. Raises only for defects of this program.
-    """
-    decoded = decode_plan(plan)
-    reactor = own_reactor()
-    shard = Shard(reactor, decoded)
-    outcomes: list[ShardResult | Failure] = []
-
-    def ended(outcome: ShardResult | Failure) -> None:
-        outcomes.append(outcome)
-        reactor.stop()
-
-    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(shard.run()).addBoth(ended))
-    reactor.run(installSignalHandlers=False)
-    outcome = outcomes[0]
-    if isinstance(outcome, Failure):
-        outcome.raiseException()
-    return encode(outcome)
+    joined: bool
+    """Whether it got its plan."""
+    problem: str | None
+    """Why it could not start, or ended early."""
 
 
-def own_reactor() -> Any:
-    """A new reactor that is not installed as the global one, so a process may have several."""
-    platform: str = sys.platform
-    if platform == "linux":
-        return make_monotonic(import_module("twisted.internet.epollreactor").EPollReactor())
-    if platform == "darwin":
-        return make_monotonic(import_module("twisted.internet.kqreactor").KQueueReactor())
-    return make_monotonic(import_module("twisted.internet.pollreactor").PollReactor())
+class ShardWatch(Protocol):
+    """The command of a shard that runs in the first process of a machine."""
+
+    def joined(self, plan: ShardPlan) -> None:
+        """The shard has its plan."""
+
+    def stoppable(self, stop: Callable[[str], None]) -> None:
+        """The shard runs; ``stop`` ends it, with a reason, and may be called in a signal handler's thread."""
 
 
 class Shard:
     """One shard on one reactor."""
 
-    def __init__(self, reactor: Any, plan: ShardPlan) -> None:
+    _plan: ShardPlan
+    """From the time at which it has joined."""
+
+    def __init__(self, reactor: Any, invitation: Invitation, watch: ShardWatch | None = None) -> None:
         self._reactor = reactor
-        self._plan = plan
-        self._link: ControlLink | None = None
+        self._watch = watch
+        self._link = ShardLink(reactor, invitation, self)
+        self._joined = False
         self._finished: Deferred[None] = Deferred()
         self._reason = "the run ended first"
         self._running: dict[int, tuple[PhaseRun, Deferred[None]]] = {}
+        self._started: set[int] = set()
+        self._due: list[tuple[DelayedCall, Callable[[], object]]] = []  # what happens at a date of the run's clock
         self._monitor = LoopMonitor(reactor)
         self._idle_loop = LoopingCall(self._make_idle)
         self._idle_loop.clock = reactor
-        self._alive = LoopingCall(lambda: self._send(Alive()))
-        self._alive.clock = reactor
         self._lost: str | None = None
         self._parts: ShardParts | None = None
         self._census: Census | None = None
         self._seconds: LoopingCall | None = None
         self._second = -1
         self._second_began = False
+        self._begins: tuple[float, int] | None = None  # when the run begins, and the next second
         self._state: ShardState | None = None
         self._earlier: dict[int, Earlier] = {}  # phases of earlier processes of the run that have not gone on yet
-        self._before = ShardResult(shard=plan.shard, metrics={})  # the result of these processes
+        self._before = ShardResult(shard=invitation.shard, metrics={})  # the result of these processes
         self._questions: dict[int, Deferred[OwnCause | None]] = {}
         self._question = 0
 
-    async def run(self) -> ShardResult:
-        """Run until the conductor sends Finish, or the control link breaks."""
-        plan = self._plan
+    async def run(self) -> ShardEnd:
+        """Run until the conductor sends Finish, the control link breaks, or ``stop``."""
         problem: str | None = None
         try:
-            hello = Hello(plan.shard, plan.secret)
-            self._link = connect(self._reactor, plan.conductor, plan.ca, hello, self)
-            self._alive.start(ALIVE_SECONDS, now=False).addErrback(self._defect)
-            if plan.state is not None:
-                self._continue(await open_state(self._reactor, plan, self._state_failed))
-            self._parts = ShardParts(self._reactor, plan, self._warn, self._own_refusal, self._state)
-            self._parts.open()
-            self._monitor.pauses = self._parts.context.time.pauses
-            await keys_made_ahead(self._reactor, self._parts.keys, self._finished)
-            self._census = Census(self._parts.fleet, self._reactor)
-            self._census.begin()
-            self._idle_loop.start(IDLE_CHECK_SECONDS, now=False).addErrback(self._defect)
-            state = self._state
-            self._link.send(Ready() if state is None else Ready(state.lost, state.measured))
-            await self._finished
+            await DeferredList(
+                [self._link.join().addCallback(self._got_plan), self._finished],
+                fireOnOneCallback=True,
+                fireOnOneErrback=True,
+                consumeErrors=True,
+            )
+            if self._joined:
+                await self._work(self._plan)
             problem = self._lost
+        except FirstError as first:
+            if not first.subFailure.check(LomAgentError):
+                first.subFailure.raiseException()
+            problem = str(first.subFailure.value)
         except LomAgentError as error:
             problem = str(error)
+        except Exception as error:
+            problem = f"a defect of this program: {error or type(error).__name__}"
+            raise
         finally:
-            result = await self._end(problem)
-        return result
+            problem = await self._end(problem)
+        return ShardEnd(self._joined, problem)
 
-    async def _end(self, problem: str | None) -> ShardResult:
+    def stop(self, reason: str) -> None:
+        """End early, because the operator of its machine wants it; the conductor gets what was measured."""
+        self._lost = reason
+        self._link.send(Ending())
+        self._finish(reason)
+
+    def _got_plan(self, octets: bytes) -> None:
+        self._plan = decode_plan(octets)
+        self._joined = True
+        self._plan = own_trace(self._plan)
+        self._link.patience = self._plan.scenario.load.worker_timeout
+        self._before = ShardResult(shard=self._plan.shard, metrics={})
+        if self._watch is not None:
+            self._watch.joined(self._plan)
+
+    async def _work(self, plan: ShardPlan) -> None:
+        if plan.state is not None:
+            self._continue(await open_state(self._reactor, plan, self._state_failed))
+        self._parts = ShardParts(self._reactor, plan, self._warn, self._own_refusal, self._state)
+        self._parts.open()
+        self._monitor.pauses = self._parts.context.time.pauses
+        await keys_made_ahead(self._reactor, self._parts.keys, self._finished)
+        self._census = Census(self._parts.fleet, self._reactor)
+        self._census.begin()
+        self._idle_loop.start(IDLE_CHECK_SECONDS, now=False).addErrback(self._defect)
+        state = self._state
+        self._send(Ready() if state is None else Ready(state.lost, state.measured))
+        await self._finished
+
+    async def _end(self, problem: str | None) -> str | None:
         if self._parts is not None:
             self._parts.operations.reason = self._reason
         if self._state is not None:  # a later process goes on from here, not from what is ended below
@@ -173,11 +192,23 @@ class Shard:
                 await parts.close(self._reason)
             except OperatorError as error:  # of the trace; the measurements are still valid
                 problem = problem or str(error)
-        if self._alive.running:
-            self._alive.stop()
-        if self._link is not None:
-            self._link.close()
-        return self._result({} if parts is None else parts.metrics.snapshot(), problem)
+        if self._joined:
+            problem = await self._deliver({} if parts is None else parts.metrics.snapshot(), problem)
+        self._link.close()
+        return problem
+
+    async def _deliver(self, metrics: dict[str, Any], problem: str | None) -> str | None:
+        """Give the conductor the trace and the result; the problem of the shard, if there is one."""
+        try:
+            if self._link.is_open:
+                self._send(Snapshot(metrics))  # a trace takes its time, in which this worker may be lost
+                problem = await send_trace(self._plan, self._link.deliver) or problem
+                await self._link.deliver(Result(encode(self._result(metrics, problem))))
+        except PeerError as error:
+            problem = problem or f"its control link was lost: {error}"
+        finally:
+            remove_trace(self._plan)
+        return problem
 
     def _result(self, metrics: dict[str, Any], problem: str | None = None) -> ShardResult:
         """The result so far, with that of earlier processes of the run."""
@@ -241,13 +272,17 @@ class Shard:
 
     # Called by the control link.
 
-    def message_received(self, link: ControlLink, message: Message) -> None:
+    def message_received(self, message: Message) -> None:
         """The conductor sent a message."""
         match message:
-            case Begin(now, second):
-                self._begin(now, second)
-            case StartPhase(phase):
-                self._start(phase)
+            case Begin(at, offset, second) if self._parts is not None:
+                self._parts.clock.synchronise(offset)
+                self._begins = at, second
+                self._at(at, self._begin)
+            case StartPhase(phase, at, offset) if self._parts is not None:
+                self._check_phase(phase)
+                self._parts.clock.synchronise(offset)
+                self._at(at, partial(self._start, phase))
             case Pause(at) if self._parts is not None:
                 self._parts.pause(at)
             case Resume(at) if self._parts is not None:
@@ -255,7 +290,7 @@ class Shard:
             case ChangeRate(phase, at, factor) if phase in self._running:
                 self._running[phase][0].change_rate(at, factor)
             case RoutedPush() if self._parts is not None and self._parts.push_endpoint is not None:
-                link.send(self._parts.push_endpoint.receive(message))
+                self._send(self._parts.push_endpoint.receive(message))
             case RefusalAnswer(number, cause) if number in self._questions:
                 self._questions.pop(number).callback(cause)
             case GatewayStalled(seconds) if self._parts is not None:
@@ -263,20 +298,23 @@ class Shard:
             case Settle():
                 self._settle()
             case Finish(reason):
-                link.send(Ending())
+                self._send(Ending())
                 self._finish(reason)
             case _:
                 pass
 
-    def link_lost(self, _link: ControlLink, error: PeerError) -> None:
+    def link_lost(self, error: PeerError) -> None:
         """The link broke: end, since nothing more can be reported."""
-        self._link = None
         if not self._finished.called:
             self._lost = f"its control link was lost: {error}"
             self._finish(self._lost)
 
     def _finish(self, reason: str) -> None:
         self._reason = reason
+        for call, act in self._due:  # a phase that is about to start counts: what it has planned is dropped
+            if call.active():
+                call.cancel()
+                act()
         if not self._finished.called:
             self._finished.callback(None)
 
@@ -284,8 +322,7 @@ class Shard:
         self._send(Warn(text))
 
     def _send(self, message: Message) -> None:
-        if self._link is not None:
-            self._link.send(message)
+        self._link.send(message)
 
     def _own_refusal(self, index: int, since: float) -> Deferred[OwnCause | None]:
         """Ask the conductor why a Mac may lack a push by a fault of its gateway; fires with None if it does not."""
@@ -301,12 +338,21 @@ class Shard:
 
     # Time.
 
-    def _begin(self, now: float, second: int) -> None:
+    def _at(self, date: float, act: Callable[[], object]) -> None:
+        """Act at a date of the run's clock."""
+        delay = 0.0 if self._parts is None else max(0.0, date - self._parts.clock())
+        self._due = [due for due in self._due if due[0].active()]
+        self._due.append((self._reactor.callLater(delay, act), act))
+
+    def _begin(self) -> None:
+        if self._begins is None or self._finished.called:
+            return
+        (at, second), self._begins = self._begins, None
         self._second = second - 1
         self._second_began = True
         if self._parts is not None:
             try:
-                self._parts.begin(now)
+                self._parts.begin(at)
             except OperatorError as error:  # of the state file
                 self._lost = str(error)
                 self._finish(self._lost)
@@ -343,12 +389,17 @@ class Shard:
 
     # Phases.
 
+    def _check_phase(self, number: int) -> None:
+        last = len(self._plan.scenario.phases) - 1
+        if not 0 <= number <= last or number in self._started:
+            raise ControlError(f"Expected a phase from 0 to {last} that has not started, found {number}.")
+        self._started.add(number)
+
     def _start(self, number: int) -> None:
         if self._parts is None or self._finished.called:
             return
+        self._begin()  # the run and its first phase may start at the same moment
         phases = self._plan.scenario.phases
-        if not 0 <= number < len(phases) or number in self._running:
-            raise ControlError(f"Expected a phase from 0 to {len(phases) - 1} that has not started, found {number}.")
         earlier = self._earlier.get(number, NOTHING_EARLIER)
         if earlier.state.finished:
             self._send(PhaseFinished(number, earlier.state))
@@ -361,6 +412,7 @@ class Shard:
         self._monitor.enter(number)
         over = Deferred.fromCoroutine(run.run())
         self._running[number] = run, over
+        self._send(PhaseStarted(number, run.state))
         over.addBoth(partial(self._over, number, run))
 
     def _over(self, number: int, run: PhaseRun, outcome: object) -> None:

@@ -11,7 +11,7 @@ from twisted.internet.defer import maybeDeferred
 from agent.faults.decisions import Faults
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Mac
-from agent.load.machine import allow_open_files
+from agent.load.machine import allow_open_files, cores
 from agent.load.phases.context import Enroll, OwnRefusal, PhaseContext
 from agent.load.phases.phase_time import PausedTime
 from agent.load.phases.run import Part
@@ -65,7 +65,7 @@ class ShardParts:
         shared = parse_keys(scenario.server.keys)
         own = None if shared is None else max(1, shared // plan.shards)
         self.keys = KeyPool(
-            reactor, own, processes=plan.cores, on_wait=lambda seconds: self.metrics.stage("key", seconds)
+            reactor, own, processes=plan.cores or cores(), on_wait=lambda seconds: self.metrics.stage("key", seconds)
         )
         self._contexts = TLSContexts(system_anchors=not plan.lab_anchors_only, short_keys=True)
         resolver = Resolver(reactor, reactor.nameResolver)
@@ -157,7 +157,6 @@ class ShardParts:
 
     def begin(self, now: float) -> None:
         """The run begins, or goes on, at ``now`` on its own clock: fault rules count their times from here."""
-        self.clock.set(now)
         state, seconds = self._state, self.environment.reactor.seconds()
         if self.faults is not None:
             records = [] if state is None else state.fleet.rules()

@@ -61,12 +61,6 @@ class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
     stop: int
     """One more than the index of its last Mac."""
     scenario: Scenario
-    conductor: tuple[str, int]
-    """The numeric address of the control link."""
-    ca: bytes
-    """The CA certificate of the control link, DER."""
-    secret: str
-    """Authenticates the shard on the control link."""
     enroll: EnrollAt | EnrollWith | EnrollAutomatically
     anchors: tuple[bytes, ...] = ()
     """CA certificates of the server, DER."""
@@ -78,8 +72,10 @@ class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The behaviour of the push gateway; None without one."""
     trace: str | None = None
     """The file of this shard's trace."""
+    trace_home: bool = False
+    """Whether the shard sends its trace over the control link at its end, instead of writing that file."""
     cores: int = 1
-    """How many processes may make its RSA keys."""
+    """How many processes may make its RSA keys; 0: as many as its machine has cores."""
     state: str | None = None
     """The file of this shard's state; None: it ends with its process."""
     run: str = ""

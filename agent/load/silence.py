@@ -73,20 +73,19 @@ class SilenceWatch:
 
     def _look(self) -> None:
         for number, worker in enumerate(self._workers):
-            if worker.ended.called or worker.ending or (worker.link_error is None and not worker.is_ready):
+            if worker.ended.called or (worker.link_error is None and (worker.ending or not worker.is_ready)):
                 continue
             self._looks[number] += 1
             looks = self._looks[number]
             seconds = looks * LOOK_SECONDS
             if worker.link_error is not None:
                 if looks >= LOST_LOOKS:
-                    self._owner.give_up(number, f"worker {number} lost its control link: {worker.link_error}")
+                    self._owner.give_up(number, f"{worker.name(number)} lost its control link: {worker.link_error}")
             elif self._stopping and looks >= STOP_LOOKS:
-                self._owner.give_up(number, f"worker {number} did not answer when the run was stopped")
+                self._owner.give_up(number, f"{worker.name(number)} did not answer when the run was stopped")
             elif seconds >= self._patience:
-                self._owner.give_up(
-                    number, f"worker {number} was given up: it said nothing for {seconds:g} s (load.worker_timeout)"
-                )
+                what = f"was given up: it said nothing for {seconds:g} s (load.worker_timeout)"
+                self._owner.give_up(number, f"{worker.name(number)} {what}")
             elif looks == SILENT_LOOKS:
                 worker.silent = True
                 self._owner.silent(number, seconds)

@@ -120,9 +120,9 @@ class RunClock:
         """The current date."""
         return self._clock.seconds() + self._offset
 
-    def set(self, now: float) -> None:
-        """Synchronise with the clock of another process of the run, which shows ``now``."""
-        self._offset = now - self._clock.seconds()
+    def synchronise(self, offset: float) -> None:
+        """Follow the clock of another process of the run, which is ``offset`` seconds ahead of this one's reactor."""
+        self._offset = offset
 
     def ahead(self) -> float:
         """How far the system's wall clock is ahead of this one (seconds); subtract it from others' dates."""

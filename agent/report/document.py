@@ -69,6 +69,29 @@ class Span(Struct, frozen=True, kw_only=True, omit_defaults=True):
     late: Count
 
 
+class LostWorker(Struct, frozen=True, kw_only=True):
+    """What was lost with a worker."""
+
+    at_s: Amount
+    """When, from the start of the run."""
+    measured_s: Amount
+    """Up to which second of the run its operations are in the results."""
+    first_mac: Count
+    """The index of its first Mac in the fleet."""
+    last_mac: Count
+    serials: tuple[Name, Name]
+    """Of its first and its last Mac."""
+
+
+class WorkerClock(Struct, frozen=True, kw_only=True):
+    """The system's clock of a worker's machine, measured before the run started."""
+
+    ahead_ms: float
+    """How far it is ahead of the clock of the run."""
+    error_ms: Amount
+    """The largest error of that, and of the moment at which the worker starts a phase."""
+
+
 class Worker(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One worker process, or the process of the push gateway."""
 
@@ -81,6 +104,10 @@ class Worker(Struct, frozen=True, kw_only=True, omit_defaults=True):
     phases: list[Span] = field(default_factory=_empty)
     silent_s: Amount | None = None
     """Seconds in which the worker sent nothing although it should have; None if there were none."""
+    lost: LostWorker | None = None
+    """None if the worker was not lost."""
+    clock: WorkerClock | None = None
+    """None of a worker on the machine of the conductor."""
     key_waits: Count | None = None
     """Enrollments that waited for an RSA key; None for a process that makes none."""
     key_wait_s: Amount | None = None

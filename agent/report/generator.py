@@ -7,14 +7,16 @@ Each worker measures its event loop's lag, its CPU time and its wait for a CPU, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from agent.measure.latencies import Latencies
 from agent.measure.metrics import Metrics
 from agent.measure.records import STAGES
 from agent.measure.summaries import FailureSummary, PhaseSummary
 from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS, Second
-from agent.report.document import Generator, Lag, Overload, Span, Worker, WorkerName
+from agent.report.document import Generator, Lag, LostWorker, Overload, Span, Worker, WorkerClock, WorkerName
 from agent.report.numbers import milliseconds, seconds
 from agent.report.pushes import own_delays, own_failures
 
@@ -28,6 +30,8 @@ KEY_STAGE = "key"  # the wait for an RSA key that this program makes
 
 _DECIMALS = 3
 
+FactsT = TypeVar("FactsT", LostWorker, WorkerClock)
+
 
 def judged_generator(
     workers: Sequence[Mapping[str, Any]],
@@ -40,9 +44,10 @@ def judged_generator(
 
     Facts of each: ``worker`` (its number, or "gateway"), ``lag`` (an encoded histogram of `Latencies`, or ``p50``,
     ``p99`` and ``max`` in ms, or None if the worker was lost), ``cpu_s``, ``cpu_by_second`` (shares of a core) and
-    ``max_rss_kib``; optional ``phases`` (`agent.load.run_record.phases_of`), ``silent_s``, and ``key_waits`` and
-    ``key_wait_s`` of a worker that makes RSA keys. Without workers nothing is known, so that the result is not
-    trustworthy. ``metrics`` and ``phases`` have the waits for RSA keys.
+    ``max_rss_kib``; optional ``phases`` (`agent.load.run_record.phases_of`), ``silent_s``, ``lost`` and ``clock``
+    (`LostWorker` and `WorkerClock` as plain data), and ``key_waits`` and ``key_wait_s`` of a worker that makes RSA
+    keys. Without workers nothing is known, so that the result is not trustworthy. ``metrics`` and ``phases`` have the
+    waits for RSA keys.
     """
     found = [_worker(facts) for facts in workers]
     overloaded = [] if workers else [Overload(None, None, "process", "The load generator did not measure itself.")]
@@ -101,9 +106,15 @@ def _worker(facts: Mapping[str, Any]) -> Worker:
         max_rss_kib=facts["max_rss_kib"],
         phases=[_span(span) for span in facts.get("phases", ())],
         silent_s=round(facts["silent_s"], _DECIMALS) if facts.get("silent_s") else None,
+        lost=_converted(facts.get("lost"), LostWorker),
+        clock=_converted(facts.get("clock"), WorkerClock),
         key_waits=facts.get("key_waits"),
         key_wait_s=round(facts["key_wait_s"], _DECIMALS) if "key_wait_s" in facts else None,
     )
+
+
+def _converted(facts: Mapping[str, Any] | None, kind: type[FactsT]) -> FactsT | None:
+    return None if facts is None else msgspec.convert(facts, kind)
 
 
 def _span(span: Mapping[str, Any]) -> Span:

@@ -80,9 +80,10 @@ class ResourceMeter:
     def __init__(self) -> None:
         self._before = cpu_seconds()
 
-    def read(self, peaks: Iterable[int] = ()) -> Resources:
-        """The resources until now; ``peaks`` are the peaks (KiB) that other processes of the run reported."""
-        return Resources(cpu_s=cpu_seconds() - self._before, max_rss_kib=max((peak_kib(), *peaks)))
+    def read(self, peaks: Iterable[int] = (), elsewhere_s: float = 0.0) -> Resources:
+        """The resources until now. Other processes of the run reported ``peaks`` (KiB); those of other machines used
+        ``elsewhere_s`` CPU seconds."""
+        return Resources(cpu_s=cpu_seconds() - self._before + elsewhere_s, max_rss_kib=max((peak_kib(), *peaks)))
 
 
 def results(

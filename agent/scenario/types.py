@@ -166,6 +166,10 @@ class LoadPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Annotated[float, Meta(ge=10.0, le=86400.0)],
         key("A worker that does not report for this long is abandoned, and the run is incomplete.", "s"),
     ] = 60.0
+    on_loss: Annotated[
+        Literal["continue", "abort"],
+        key("When a worker is lost: `continue` with the others, or `abort` the run. It is incomplete either way."),
+    ] = "continue"
 
 
 class PhaseBase(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):

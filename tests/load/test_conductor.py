@@ -21,8 +21,12 @@ from twisted.internet.task import Clock
 from agent.errors import OperatorError
 from agent.fleet.population import Population
 from agent.load.conductor import Conductor
+from agent.load.control import ControlError
+from agent.load.launching import LocalLauncher
 from agent.load.run_facts import INTERRUPTED
-from agent.load.shard_plan import cut
+from agent.load.shard_clock import ClockOffset
+from agent.load.shard_plan import ShardPlan, cut
+from agent.measure.live import LiveView
 from agent.plists import dump_xml
 from agent.push.counts import merge_push_counts
 from agent.scenario.reading import scenario_from
@@ -179,7 +183,7 @@ def test_the_last_reports_are_read_after_a_stall_too() -> None:
 
     clock, link = Clock(), Link()
     fleet = {"fleet": {"devices": 4, "segment_size": 4}, "phase": [ENROLL]}
-    conductor = Conductor(clock, scenario_from(fleet), OneDies(0.0), 1, Onlooker())
+    conductor = Conductor(clock, scenario_from(fleet), LocalLauncher(OneDies(0.0)), 1, Onlooker())
     conductor._link = link  # type: ignore[assignment]
     received = Deferred.fromCoroutine(conductor._receive_last())
     clock.advance(60.0)
@@ -264,3 +268,56 @@ def test_shard_reports_why_it_cannot_start(run_in_reactor: RunInReactor) -> None
             await load_run(ENROLL, workers=1, lom={"network": "interface:nowhere0"})
 
     run_in_reactor(scenario())
+
+
+def test_clocks_are_measured_again_during_a_run_and_phases_start_by_the_last_measurement(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.load.conductor.AGAIN_SECONDS", 0.05)
+    conductors: list[Conductor] = []
+    first: list[list[ClockOffset | None]] = []
+
+    def look(view: LiveView) -> None:
+        if not first and view.phases[0].started_s is not None:
+            first.append([worker.offset for worker in conductors[0]._workers])
+
+    async def scenario() -> Conductor:
+        idle = {"kind": "idle", "seconds": 2.5}
+        return await load_run(idle, ENROLL, onlooker=Onlooker(look), started=conductors.append)
+
+    conductor = run_in_reactor(scenario())
+    last = [worker.offset for worker in conductor._workers]
+    assert all(before is not after for before, after in zip(first[0], last, strict=True))
+    assert conductor.incomplete_because is None
+    assert conductor.phases[1].state.done == 8
+
+
+class Elsewhere(LocalLauncher):
+    """Shards in threads here, as if they were on other machines."""
+
+    elsewhere = True
+
+
+def test_worker_lost_while_it_delivers_has_its_measurements_in_the_results(
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def send_trace(plan: ShardPlan, _deliver: object) -> None:
+        if plan.shard == 1:
+            raise ControlError("the cable was pulled")
+
+    monkeypatch.setattr("agent.load.shard.send_trace", send_trace)
+    looker = Onlooker()
+
+    async def scenario() -> Conductor:
+        return await load_run(
+            ENROLL, onlooker=looker, launcher=Elsewhere, trace=lambda shard: str(tmp_path / f"trace.{shard}")
+        )
+
+    conductor = run_in_reactor(scenario())
+    assert conductor.metrics().summary("enroll").count == 8
+    [first, second] = conductor.generator()
+    assert (first["lost"], first["clock"] is None) == (None, False)
+    assert second["lost"]["first_mac"] == 4
+    assert second["lost"]["measured_s"] == conductor._workers[1].second + 1  # all that it reported
+    assert "Macs (4 to 7 of the fleet, " in str(conductor.incomplete_because)
+    assert any("worker 1 (127.0.0.1) lost its control link" in note for note in looker.notes)

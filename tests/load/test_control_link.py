@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec.structs import replace
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from agent.errors import PeerError
-from agent.load.control import Begin, ControlError, Finish, Hello, Message, Ready, Warn, encode
-from agent.load.control_link import NAME, ControlLink, ControlServer, connect
+from agent.load.admission import digest_of
+from agent.load.control import Alive, Begin, ControlError, Finish, Message, Ready, Refused, Warn, encode
+from agent.load.control_link import ControlLink, ControlServer, connect
 from agent.pki.issuing.authority import Authority
 
 
@@ -27,6 +29,7 @@ class Ear:
     def __init__(self, refuse: type[Any] | None = None) -> None:
         self.heard: list[tuple[int, Message]] = []
         self.lost: list[PeerError] = []
+        self.admitted: list[tuple[int, str]] = []
         self._refuse = refuse
 
     def message_received(self, link: ControlLink, message: Message) -> None:
@@ -36,6 +39,9 @@ class Ear:
 
     def link_lost(self, _link: ControlLink, error: PeerError) -> None:
         self.lost.append(error)
+
+    def joined(self, link: ControlLink, host: str) -> None:
+        self.admitted.append((link.shard, host))
 
 
 async def until(happened: Callable[[], object]) -> None:
@@ -51,19 +57,17 @@ def test_shard_is_identified_by_its_secret(run_in_reactor: RunInReactor) -> None
         conductor, ears = Ear(), [Ear(), Ear()]
         server = ControlServer(reactor, 2, conductor)
         server.listen()
-        links = [
-            connect(reactor, server.address, server.ca, Hello(number, server.secrets[number]), ear)
-            for number, ear in enumerate(ears)
-        ]
+        links = [connect(reactor, server.invite(number), ear) for number, ear in enumerate(ears)]
         for link in links:
             link.send(Ready())
         await until(lambda: len(conductor.heard) == 2)
         assert sorted(conductor.heard, key=lambda heard: heard[0]) == [(0, Ready()), (1, Ready())]
-        server.send(1, Begin(1.5))
+        assert sorted(conductor.admitted) == [(0, "127.0.0.1"), (1, "127.0.0.1")]
+        server.send(1, Begin(1.5, 0.5))
         server.broadcast_last(Finish("enough"))
         await until(lambda: len(ears[1].heard) == 2 and ears[0].heard)
         assert [message for _, message in ears[0].heard] == [Finish("enough")]
-        assert [message for _, message in ears[1].heard] == [Begin(1.5), Finish("enough")]
+        assert [message for _, message in ears[1].heard] == [Begin(1.5, 0.5), Finish("enough")]
         links[0].close()
         await until(lambda: conductor.lost)
         server.close()
@@ -73,13 +77,13 @@ def test_shard_is_identified_by_its_secret(run_in_reactor: RunInReactor) -> None
     run_in_reactor(scenario())
 
 
-@pytest.mark.parametrize("hello", [Hello(0, "wrong"), Hello(0, ""), Hello(7, "wrong"), Hello(-1, "wrong"), Ready()])
-def test_connection_with_a_wrong_secret_is_closed(run_in_reactor: RunInReactor, hello: Any) -> None:
+@pytest.mark.parametrize("secret", ["wrong", ""])
+def test_connection_with_a_wrong_secret_is_closed(run_in_reactor: RunInReactor, secret: str) -> None:
     async def scenario() -> None:
         conductor, stranger = Ear(), Ear()
         server = ControlServer(reactor, 1, conductor)
         server.listen()
-        connect(reactor, server.address, server.ca, hello, stranger).send(Warn("let me in"))
+        connect(reactor, replace(server.invite(), secret=secret), stranger).send(Warn("let me in"))
         await until(lambda: stranger.lost)
         assert (conductor.heard, conductor.lost, stranger.heard) == ([], [], [])
         server.close()
@@ -87,17 +91,62 @@ def test_connection_with_a_wrong_secret_is_closed(run_in_reactor: RunInReactor, 
     run_in_reactor(scenario())
 
 
-def test_second_connection_with_one_secret_is_closed(run_in_reactor: RunInReactor) -> None:
+def test_second_shard_of_a_number_is_refused_also_after_the_first_is_lost(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
-        conductor, first, second = Ear(), Ear(), Ear()
+        conductor, first, second, third = Ear(), Ear(), Ear(), Ear()
         server = ControlServer(reactor, 1, conductor)
         server.listen()
-        hello = Hello(0, server.secrets[0])
-        connect(reactor, server.address, server.ca, hello, first).send(Ready())
+        invitation = server.invite(0)
+        link = connect(reactor, invitation, first)
+        link.send(Ready())
         await until(lambda: conductor.heard)
-        connect(reactor, server.address, server.ca, hello, second)
-        await until(lambda: second.lost)
+        connect(reactor, invitation, second)
+        await until(lambda: second.heard)
         assert not first.lost
+        link.close()
+        await until(lambda: conductor.lost)
+        connect(reactor, invitation, third)
+        await until(lambda: third.heard)
+        for ear in (second, third):
+            ((_, refused),) = ear.heard
+            assert isinstance(refused, Refused)
+            assert "would enroll twice" in refused.reason
+        assert conductor.admitted == [(0, "127.0.0.1")]
+        server.close()
+
+    run_in_reactor(scenario())
+
+
+def test_secret_made_elsewhere_is_accepted_once_it_is_announced(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        conductor, shard = Ear(), Ear()
+        server = ControlServer(reactor, 2, conductor)
+        server.listen()
+        link = connect(reactor, replace(server.invite_without_secret(1), secret="made there"), shard)
+        link.send(Alive())
+        await until(lambda: server._unknown)  # its Hello has arrived
+        assert conductor.admitted == []
+        server.announce(1, digest_of("made there"))
+        link.send(Ready())
+        await until(lambda: conductor.heard)
+        assert conductor.admitted == [(1, "127.0.0.1")]
+        server.close()
+
+    run_in_reactor(scenario())
+
+
+def test_conductor_is_judged_by_the_name_that_the_worker_connects_to(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        conductor, right, wrong = Ear(), Ear(), Ear()
+        server = ControlServer(reactor, 2, conductor, names=("conductor.example", "127.0.0.1"))
+        server.listen()
+        assert server.invite().host == "conductor.example"
+        connect(reactor, server.invite(address="127.0.0.1"), right).send(Ready())
+        await until(lambda: conductor.heard)
+        connect(reactor, replace(server.invite(address="127.0.0.1"), host="other.example"), wrong)
+        await until(lambda: wrong.lost)
+        assert "expected a server certificate for other.example" in str(wrong.lost[0])
+        assert len(conductor.admitted) == 1
         server.close()
 
     run_in_reactor(scenario())
@@ -110,7 +159,7 @@ def test_shard_sends_nothing_to_a_conductor_with_another_certificate(run_in_reac
         server.listen()
         other = Authority.create("somebody else's CA").certificate
 
-        connect(reactor, server.address, other.public_bytes(Encoding.DER), Hello(0, server.secrets[0]), shard)
+        connect(reactor, replace(server.invite(0), ca=other.public_bytes(Encoding.DER)), shard)
         await until(lambda: shard.lost)
         assert conductor.heard == []
         server.close()
@@ -123,10 +172,7 @@ def test_malformed_message_closes_its_link_only(run_in_reactor: RunInReactor) ->
         conductor, one, two = Ear(refuse=Warn), Ear(), Ear()
         server = ControlServer(reactor, 2, conductor)
         server.listen()
-        links = [
-            connect(reactor, server.address, server.ca, Hello(number, server.secrets[number]), ear)
-            for number, ear in enumerate((one, two))
-        ]
+        links = [connect(reactor, server.invite(number), ear) for number, ear in enumerate((one, two))]
         links[0].send(Warn("nonsense"))
         await until(lambda: one.lost)
         links[1].send(Ready())
@@ -151,8 +197,8 @@ def test_malformed_hello_closes_the_connection(run_in_reactor: RunInReactor, oct
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             with (
-                socket.create_connection(server.address, timeout=10) as plain,
-                context.wrap_socket(plain, server_hostname=NAME) as tls,
+                socket.create_connection(("127.0.0.1", server.port), timeout=10) as plain,
+                context.wrap_socket(plain, server_hostname="localhost") as tls,
             ):
                 tls.sendall(octets)
                 return tls.recv(1)

@@ -102,7 +102,6 @@ def test_key_size_is_known_in_advance_except_for_a_profile_per_mac(
     server = {"identity": identity} if embedded else {"identity": identity, "adapter": "none", "enroll": "profile"}
     scenario = scenario_from({"server": server, "phase": [ENROLL]})
     plan = ShardPlan(
-        shard=0, shards=1, first=0, stop=1, scenario=scenario, conductor=("127.0.0.1", 1), ca=b"", secret="",
-        enroll=enroll, lab_anchors_only=embedded,
+        shard=0, shards=1, first=0, stop=1, scenario=scenario, enroll=enroll, lab_anchors_only=embedded,
     )  # fmt: skip
     assert key_sizes(plan) == sizes

@@ -85,7 +85,7 @@ def around(kind, name):
     setattr(kind, name, stepping)
 run = agent.load.shard.Shard.run
 def stepping(self):
-    if self._plan.shard == {shard}:
+    if self._link._invitation.shard == {shard}:
         for kind, name in ((SQLiteFile, "write"), (TLSStream, "write"), (TLSStream, "doRead")):
             around(kind, name)
     return run(self)

@@ -12,6 +12,7 @@ from twisted.internet import reactor
 
 from agent.cli.apns.gateway import apns_plan
 from agent.load.conductor import Conductor
+from agent.load.launching import LocalLauncher
 from agent.measure.live import LiveView
 from agent.measure.metrics import Metrics
 from agent.net.timing import Stalls
@@ -68,9 +69,10 @@ async def load_run(
     onlooker: Onlooker | None = None,
     executor: Executor | None = None,
     fleet: Mapping[str, Any] | None = None,
-    trace: Callable[[int], str | None] = lambda _shard: None,
+    trace: Callable[[int], str | None] | None = None,
     started: Callable[[Conductor], None] = lambda _conductor: None,
     controlled: bool = False,
+    launcher: type[LocalLauncher] = LocalLauncher,
     **tables: Any,
 ) -> Conductor:
     """Run these phases to their end. ``tables`` are the scenario's other tables."""
@@ -86,7 +88,7 @@ async def load_run(
     conductor = Conductor(
         reactor,
         scenario,
-        own,
+        launcher(own),
         workers,
         onlooker or Onlooker(),
         apns=apns_plan(scenario),

@@ -12,6 +12,16 @@ from agent.cli.signals import importing
     "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="The HTTPS port; 0: a free port."
 )
 @click.option(
+    "--listen",
+    metavar="ADDRESS",
+    help="Listen at this address, so that Macs of other machines reach the lab.  [default: 127.0.0.1]",
+)
+@click.option(
+    "--advertise",
+    metavar="NAME",
+    help="The name or address by which they reach it, in its certificate and URLs.  [default: the address of --listen]",
+)
+@click.option(
     "--identity",
     type=click.Choice(["pkcs12", "scep", "acme"]),
     default="pkcs12",
@@ -55,6 +65,8 @@ from agent.cli.signals import importing
 )
 def lab(
     port: int,
+    listen: str | None,
+    advertise: str | None,
     identity: str,
     scep_port: int,
     out: str | None,
@@ -65,7 +77,8 @@ def lab(
 ) -> None:
     """Run the embedded MDM server in the foreground until Ctrl-C.
 
-    It listens on loopback. Its API queues commands and returns their results; docs/lab-api.md describes it.
+    It listens on loopback, or where --listen says. Its API queues commands and returns their results; docs/lab-api.md
+    describes it.
     """
     if "list" in defects:
         with importing():
@@ -76,8 +89,10 @@ def lab(
         return
     if scep_port and identity != "scep":
         raise click.UsageError("--scep-port needs --identity scep")
+    if advertise is not None and listen is None:
+        raise click.UsageError("--advertise needs --listen")
     if apns_ca is not None and apns is None:
         raise click.UsageError("--apns-ca needs --apns")
     with importing():
         from agent.cli.lab.running import run_lab
-    run_lab(port, identity, scep_port, out, reenrollment, apns, apns_ca, defects)
+    run_lab(port, identity, scep_port, out, reenrollment, apns, apns_ca, defects, listen=listen, advertise=advertise)

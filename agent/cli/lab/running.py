@@ -15,10 +15,12 @@ from agent.cli.results.outputs import make_folder
 from agent.cli.signals import Stopping
 from agent.files import write_file
 from agent.lab.defects import defects_named
-from agent.lab.keeping import lab_server, listen
+from agent.lab.keeping import lab_server
+from agent.lab.keeping import listen as listen_on_ports
 from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
 from agent.lab.store import LabStore
+from agent.load.listening import LOOPBACK, address_of, listen_at
 from agent.net.transport.anchors import read_anchors
 from agent.pki.identity import Identity
 from agent.pki.issuing.authorities import Authorities
@@ -35,9 +37,13 @@ def run_lab(
     apns: str | None,
     apns_ca: str | None,
     defect_names: Sequence[str] = (),
+    *,
+    listen: str | None = None,
+    advertise: str | None = None,
 ) -> None:
     """Run the lab until a signal comes. Raises OperatorError."""
     defects = defects_named(defect_names)
+    place = LOOPBACK if listen is None else listen_at((address_of(listen, "--listen"), 0), advertise, "--listen")
     reactor = the_reactor()
     store = None
     if out is not None:
@@ -52,12 +58,14 @@ def run_lab(
         acme=identity == "acme",
         reenrollment=reenrollment,
         defects=defects,
+        host=place.host,
+        names=place.names,
     )
     push = server.authorities.push_identity(TOPIC)
     if apns is not None:
         anchors = () if apns_ca is None else read_anchors((apns_ca,))
         server.push = LabPush(server.lab, provider_at(reactor, apns, anchors, push))
-    listen(server, store, port, scep_port)
+    listen_on_ports(server, store, port, scep_port)
     _print_lab(server, out)
     if apns is not None:
         _print_push(push, apns, out)

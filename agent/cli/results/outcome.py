@@ -173,7 +173,7 @@ class RunResults:
         return results(
             metrics,
             info,
-            self._meter.read(facts["max_rss_kib"] for facts in generator),
+            self._meter.read((facts["max_rss_kib"] for facts in generator), conductor.cpu_elsewhere_s),
             timeline=conductor.timeline,
             phases=conductor.phase_summaries(),
             generator=generator,

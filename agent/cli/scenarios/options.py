@@ -26,6 +26,7 @@ LOM = "LOM"
 PUSH = "Push (APNs gateway)"
 RESULTS = "Results"
 CONTROL = "Control of the run"
+MACHINES = "Workers on other machines"
 
 _CODE = re.compile(r"`([^`]*)`")  # of Markdown
 
@@ -71,6 +72,7 @@ GROUPS: Mapping[str, tuple[KeyOption, ...]] = {
         KeyOption("--lom-network", "lom.network", "loopback|memory|interface:NAME[,NAME…][:PORT]"),
         KeyOption("--lom-dial", "lom.dial"),
     ),
+    MACHINES: (KeyOption("--on-loss", "load.on_loss"),),
     PUSH: (
         KeyOption("--apns", "push.listen", "ADDRESS:PORT"),
         KeyOption("--apns-tls", "push.tls", "DIR"),
