@@ -20,9 +20,8 @@ from macs import COMMAND, IDLE_LENGTH, Macs, identities, raw_request
 from nginx import cores, server, skip_without, write_identity
 from table import heading, row, verdict
 
-from agent.net.transport.openssl_direct import PREPARED_IDENTITIES
-
 ROUNDS = 7
+CROWD = 1024  # further Macs
 
 
 def main() -> None:
@@ -36,7 +35,7 @@ def main() -> None:
         with server(folder, COMMAND, IDLE_LENGTH) as nginx:
             floor = Floor(folder)
             os.sched_setaffinity(0, {cores()[0]})
-            crowd = identities(nginx, PREPARED_IDENTITIES + connections)
+            crowd = identities(nginx, CROWD + connections)
             people = crowd[:macs]
             write_identity(folder / "client.pem", people[0])
             request = raw_request(folder, "once")

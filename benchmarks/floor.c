@@ -2,7 +2,9 @@
  *
  *   floor keep    PORT CA IDENTITY REQUEST CONNECTIONS COUNT   one PUT after another over connections that stay open
  *   floor connect PORT CA IDENTITY REQUEST CONNECTIONS COUNT   a new connection with a full handshake for each PUT
+ *   floor resume  PORT CA IDENTITY REQUEST CONNECTIONS COUNT   the same, of which all but the first resume a TLS session
  *   floor sign    IDENTITY COUNT                               bare signatures, SHA-256 with the identity's key
+ *   floor first   IDENTITY COUNT                               the same, each after loading the key
  *
  * The server is on 127.0.0.1; its chain and its address are verified at every handshake, as a careful client does it.
  * IDENTITY is a PEM file of a certificate and its key, REQUEST a file of the octets to send. Prints µs of CPU each.
@@ -40,7 +42,8 @@ static SSL_CTX *context;
 static struct sockaddr_in server;
 static char request[65536];
 static size_t request_length;
-static int watch, reconnect;
+static int watch, reconnect, resume;
+static SSL_SESSION *session;
 static long left_to_start, done, count;
 static X509 *certificate;
 static EVP_PKEY *key;
@@ -68,6 +71,13 @@ static void send_request(struct link *link) {
     link->stage = WAITING;
 }
 
+static int keep_session(SSL *tls, SSL_SESSION *ticket) {
+    (void)tls;
+    SSL_SESSION_free(session);
+    session = ticket;
+    return 1;
+}
+
 static void start(struct link *link) {
     int on = 1;
     link->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
@@ -81,6 +91,7 @@ static void start(struct link *link) {
     SSL_use_PrivateKey(link->tls, key);
     X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(link->tls), "127.0.0.1");
     SSL_set_connect_state(link->tls);
+    if (session && SSL_set_session(link->tls, session) != 1) die("SSL_set_session");
     listen_for(link, EPOLL_CTL_ADD, EPOLLOUT);
 }
 
@@ -142,10 +153,16 @@ static void read_identity(const char *path) {
     fclose(file);
 }
 
-static void sign(void) {
-    unsigned char signature[1024];
+static void sign(int load) {
+    unsigned char signature[1024], *octets = NULL;
+    int size = i2d_PrivateKey(key, &octets);
     double before = cpu();
     for (long i = 0; i < count; i++) {
+        if (load) {
+            const unsigned char *rest = octets;
+            EVP_PKEY_free(key);
+            if (!(key = d2i_AutoPrivateKey(NULL, &rest, size))) die("d2i_AutoPrivateKey");
+        }
         size_t length = sizeof signature;
         EVP_MD_CTX *digest = EVP_MD_CTX_new();
         if (EVP_DigestSignInit(digest, NULL, EVP_sha256(), NULL, key) != 1 ||
@@ -157,21 +174,27 @@ static void sign(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 4 && !strcmp(argv[1], "sign")) {
+    if (argc == 4 && (!strcmp(argv[1], "sign") || !strcmp(argv[1], "first"))) {
         read_identity(argv[2]);
         count = atol(argv[3]);
-        sign();
+        sign(!strcmp(argv[1], "first"));
         return 0;
     }
     if (argc != 8) return fprintf(stderr, "see the head of floor.c\n"), 2;
-    reconnect = !strcmp(argv[1], "connect");
+    resume = !strcmp(argv[1], "resume");
+    reconnect = resume || !strcmp(argv[1], "connect");
     server.sin_family = AF_INET;
     server.sin_port = htons(atoi(argv[2]));
     inet_pton(AF_INET, "127.0.0.1", &server.sin_addr);
     context = SSL_CTX_new(TLS_client_method());
     SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
-    SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
-    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+    if (resume) {
+        SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+        SSL_CTX_sess_set_new_cb(context, keep_session);
+    } else {
+        SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
+        SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+    }
     SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
     if (SSL_CTX_load_verify_locations(context, argv[3], NULL) != 1) die(argv[3]);
     read_identity(argv[4]);

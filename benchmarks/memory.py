@@ -32,8 +32,7 @@ from agent.errors import PeerError
 from agent.load.machine import allow_open_files
 from agent.net.mac.client import MDMClient
 from agent.net.mac.commands import MacObserver, ObservedMac
-from agent.net.transport.openssl_direct import PREPARED_IDENTITIES
-from agent.net.transport.tls import make_context, use_identity
+from agent.net.transport.tls import make_context
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import CLIENT_USAGE, Authority
 
@@ -105,9 +104,6 @@ def connected(macs: int, nginx: Server) -> list[float]:
     """Bytes per enrolled, connected Mac."""
     fleet = EnrolledFleet(WARM_UP + macs, nginx.authority, nginx.url("nothing"))
     clients = [fleet.enroll(index) for index in range(WARM_UP)]
-    unused = SSL.Context(SSL.TLS_METHOD)
-    for index in range(PREPARED_IDENTITIES):  # a fixed number of identities is kept prepared, for any size of fleet
-        use_identity(SSL.Connection(unused), nginx.authority.issue(f"before {index}", CLIENT_USAGE))
     Connecting(clients[:WARM_UP]).run()
     before = resident_bytes()
     for index in range(WARM_UP, WARM_UP + macs):

@@ -23,6 +23,7 @@ _STARTS_WITHIN = 10.0  # seconds
 
 # A report of IDLE_LENGTH bytes is Idle; /command answers it with the command, and the result with an empty body.
 # "return" answers before the body is read, which in HTTP/2 ends in RST_STREAM; below /read/ the body is read first.
+# /mdm is one of the others while a file of that name exists in the folder.
 _CONFIGURATION = """
 worker_processes 1;
 worker_cpu_affinity {affinity};
@@ -48,6 +49,12 @@ http {{
             return 200 "";
         }}
         location /once {{ keepalive_timeout 0; return 200 ""; }}
+        location /checkin {{ return 200 ""; }}
+        location /mdm {{
+            if (-f {folder}/once) {{ rewrite ^ /once last; }}
+            if (-f {folder}/command) {{ rewrite ^ /command last; }}
+            return 200 "";
+        }}
         location /read/ {{ proxy_pass http://unix:{folder}/plain:/; }}
     }}
     server {{
@@ -61,7 +68,7 @@ http {{
 
 @dataclass(frozen=True)
 class Server:
-    """Its address, and the authority that issues the Macs' certificates; ``folder`` has its CA.
+    """Its address, and the authority of its own certificate; ``folder`` has the CA of the Macs' certificates.
 
     On ``http2_port`` it speaks HTTP/2 with clients that offer it.
     """
@@ -83,10 +90,21 @@ def cores() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def server(folder: Path, command: bytes, idle_length: int, connections: int = 8192) -> Iterator[Server]:
-    """Start it. At /command it answers a report of ``idle_length`` bytes with ``command``."""
-    authority = Authority.create("Benchmark CA")
-    (folder / "ca.pem").write_bytes(authority.certificate.public_bytes(Encoding.PEM))
+def server(
+    folder: Path,
+    command: bytes,
+    idle_length: int,
+    connections: int = 8192,
+    *,
+    authority: Authority | None = None,
+    macs: Authority | None = None,
+) -> Iterator[Server]:
+    """Start it. At /command it answers a report of ``idle_length`` bytes with ``command``.
+
+    ``authority`` issues its certificate, ``macs`` those of the Macs; by default one new CA issues both.
+    """
+    authority = authority or Authority.create("Benchmark CA")
+    (folder / "ca.pem").write_bytes((macs or authority).certificate.public_bytes(Encoding.PEM))
     write_identity(folder / "server.pem", authority.issue("server", SERVER_USAGE, names=[HOST, "localhost"]))
     port, http2_port = _unused_port(), _unused_port()
     configuration = folder / "nginx.conf"

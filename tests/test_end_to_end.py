@@ -196,10 +196,14 @@ def test_run_with_notnow_for_a_time_completes(tmp_path: Path) -> None:
 def test_memory_network_gives_the_same_counts_as_loopback(tmp_path: Path) -> None:
     done = lom_agent(
         "run", "--devices", "4", "--segment-size", "2", "--workers", "1", "--lom-network", "memory", *QUICK,
-        "--out", str(tmp_path),
+        "--set", "mdm_signature.reuse=600", "--out", str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    operations = json.loads((tmp_path / "results.json").read_bytes())["operations"]
+    document = json.loads((tmp_path / "results.json").read_bytes())
+    signatures, operations = document["signatures"], document["operations"]
+    assert signatures["reuse_s"] == 600
+    assert signatures["reused"] >= operations["session"]["count"] - 2 * 4  # Idle of each Mac is signed once, or twice
+    assert signatures["made"] >= operations["command"]["count"]
     assert operations["lom_link"]["count"] == operations["lom_device"]["count"] == 4 + 2 * 1
 
 

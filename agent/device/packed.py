@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 import zlib
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from io import BytesIO
 from typing import Any
@@ -35,12 +35,12 @@ _POOR_RATIO = 0.4  # a Device that compresses to more than this becomes a new di
 class IdleStore:
     """Serialises and restores Devices. ``make`` creates the Device of an index in its factory state.
 
-    ``shared`` are the objects that all Devices refer to: a clock, choices, limits. ``out`` has the index of every
-    Device that was fetched; the caller of ``serialise`` removes its index.
+    ``shared`` are the objects that all Devices refer to: a clock, choices, limits. ``active`` has the index of every
+    Device that was restored, the least recently used first; the caller of ``serialise`` removes its index.
     """
 
     def __init__(self, make: Callable[[int], Device], shared: Iterable[object] = ()) -> None:
-        self.active: deque[int] = deque()
+        self.active: OrderedDict[int, None] = OrderedDict()
         self._make = make
         self._shared = list(shared)
         self._number_of = {id(one): number for number, one in enumerate(self._shared)}
@@ -48,7 +48,7 @@ class IdleStore:
 
     def restore(self, index: int, kept: bytes) -> Device:
         """The Device, restored from the bytes of ``serialise``; in its factory state if ``kept`` is empty."""
-        self.active.append(index)
+        self.used(index)
         if not kept:
             return self._make(index)
         serialised = self._dictionaries[kept[0]].decompress(kept[1:])
@@ -56,8 +56,13 @@ class IdleStore:
         device: Device = _DeviceUnpickler(BytesIO(serialised), self._shared, fresh.mac).load()
         return device
 
+    def used(self, index: int) -> None:
+        """The Device of Mac ``index`` is in use: it becomes the most recently used one."""
+        self.active[index] = None
+        self.active.move_to_end(index)
+
     def serialise(self, device: Device) -> bytes:
-        """Serialise a Device for ``fetch``. The caller must not use the Device afterwards."""
+        """Serialise a Device for ``restore``. The caller must not use the Device afterwards."""
         file = BytesIO()
         _DevicePickler(file, self._number_of).dump(device)
         number, compressed = self._compress(file.getvalue())

@@ -76,4 +76,5 @@ def workers_of(scenario: Scenario, *, elsewhere: bool = False) -> int:
                 "of an interface belong to one process. Set load.workers to 1, or leave it out."
             )
         return 1
-    return wanted or cores()
+    embedded = scenario.server.adapter == "lab" and scenario.server.lab is None
+    return wanted or max(1, cores() - embedded)  # the embedded lab takes a core of its own

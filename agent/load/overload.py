@@ -7,6 +7,9 @@ of a run among thousands of good ones.
 
 Everything is measured for the whole run and for each phase: an overload in one phase does not affect the others.
 
+In a loop with short turns (`agent.load.turns`) timers are on time although events wait, so that the lag is measured by
+them: from the due time of a look until everything that was ready then has been handled.
+
 While the run is paused only what is bad counts: a lag over LAG_BOUND_MS, a second of more than BUSY_SHARE of a core.
 The idle time of a pause is neither in the percentiles nor in the time to which the busy seconds are compared, so a
 pause makes no phase look better than it was.
@@ -23,7 +26,7 @@ from agent.load.cpu_waits import CPUWaits, cpu_waits
 from agent.measure.latencies import Latencies
 from agent.measure.pauses import Pauses
 from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS
-from agent.net.timing import Clock, DelayedCall
+from agent.net.timing import Clock, DelayedCall, after_pending
 
 LOOK_SECONDS = 0.02
 ROW_SECONDS = 1.0  # the shortest time over which a share of a core is measured
@@ -157,6 +160,12 @@ class LoopMonitor:
         return self._clock.seconds(), self._cpu()
 
     def _look(self) -> None:
+        if hasattr(self._clock, "after_pending"):
+            self._timer = after_pending(self._clock, self._looked)
+        else:
+            self._looked()
+
+    def _looked(self) -> None:
         now, _ = moment = self._now()
         self._count(max(0.0, now - self._due))
         if now - self._row[0] >= ROW_SECONDS - LOOK_SECONDS / 2 or self.pauses.covers(now) != self._paused:
@@ -172,7 +181,7 @@ class LoopMonitor:
         """Count a stall that is not counted yet, so that it belongs to the phase in which it happened."""
         if self._timer is not None and self._timer.active() and self._clock.seconds() > self._due:
             self._timer.cancel()
-            self._look()
+            self._looked()
 
     def _count(self, lag: float) -> None:
         self._worst = max(self._worst, lag)

@@ -213,6 +213,7 @@ class Shard:
     def _result(self, metrics: dict[str, Any], problem: str | None = None) -> ShardResult:
         """The result so far, with that of earlier processes of the run."""
         parts, before = self._parts, self._before
+        signatures = None if parts is None else parts.environment.signatures
         push = None if parts is None else parts.push_counts
         if push is not None and before.push is not None:
             push = merge_push_counts([{**before.push, "waiting": 0}, push])
@@ -225,6 +226,8 @@ class Shard:
             spans=self._monitor.spans,
             max_rss_kib=max(before.max_rss_kib, peak_kib()),
             keys_reused=before.keys_reused + (0 if parts is None else parts.keys.reused),
+            signatures_made=before.signatures_made + (0 if signatures is None else signatures.made),
+            signatures_reused=before.signatures_reused + (0 if signatures is None else signatures.reused),
             key_waits=before.key_waits + (0 if parts is None else parts.keys.waits),
             key_wait_s=before.key_wait_s + (0.0 if parts is None else parts.keys.waited_s),
             push=push,

@@ -12,6 +12,7 @@ from agent.faults.decisions import Faults
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Mac
 from agent.load.machine import allow_open_files, cores
+from agent.load.memory import memory_of_worker
 from agent.load.phases.context import Enroll, OwnRefusal, PhaseContext
 from agent.load.phases.phase_time import PausedTime
 from agent.load.phases.run import Part
@@ -36,6 +37,7 @@ from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
 from agent.pki.certificates import own_certificate
 from agent.pki.issuing.device_ca import read_device_ca
+from agent.pki.mdm_signatures import Signatures
 from agent.servers.opening import open_server
 from agent.state.rules import KeptFaults, keep_rules
 
@@ -91,13 +93,15 @@ class ShardParts:
             wall_clock=self.clock,
             faults=self.faults,
             keeper=None if state is None else state.fleet.keeper(0),
+            signatures=Signatures(scenario.mdm_signature.reuse),
         )
         population = scenario.fleet.population
         indexes = range(plan.first, plan.stop)
         behaviour = FleetBehaviour.of(scenario.fleet)
         if plan.elapsed:
             behaviour = replace(behaviour, not_now_for=max(0.0, behaviour.not_now_for - plan.elapsed))
-        self.fleet = Fleet(population, self.environment, behaviour, indexes)
+        memory = memory_of_worker(scenario.load.memory, plan.shards)
+        self.fleet = Fleet(population, self.environment, behaviour, indexes, memory)
         self.push_endpoint = None
         if plan.push is not None:
             self.push_endpoint = fleet_push_endpoint(self.fleet, self.environment, plan.push)
@@ -195,8 +199,8 @@ class ShardParts:
         return [RuleSummary(each.rule.id, each.matches, each.hits) for each in self.faults or ()]
 
     def make_idle(self) -> None:
-        """Serialise a few idle Macs; called every 50 ms."""
-        self.fleet.make_idle()
+        """Serialise the Macs that are beyond the memory; called every 50 ms."""
+        self.fleet.keep_within_memory()
 
     def flush(self) -> None:
         """Flush the trace to the operating system; called every second."""

@@ -106,6 +106,9 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     """What the process measured of itself in each phase."""
     max_rss_kib: int = 0
     keys_reused: int = 0
+    signatures_made: int = 0
+    """Of messages, by the header Mdm-Signature."""
+    signatures_reused: int = 0
     key_waits: int = 0
     """How often its Macs waited for an RSA key."""
     key_wait_s: float = 0.0

@@ -41,7 +41,7 @@ def own_reactor() -> Any:
     """A new reactor that is not installed as the global one, so a process may have several."""
     platform: str = sys.platform
     if platform == "linux":
-        return make_monotonic(import_module("twisted.internet.epollreactor").EPollReactor())
+        return make_monotonic(import_module("agent.load.turns").TurnReactor())
     if platform == "darwin":
         return make_monotonic(import_module("twisted.internet.kqreactor").KQueueReactor())
     return make_monotonic(import_module("twisted.internet.pollreactor").PollReactor())

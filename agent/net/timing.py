@@ -50,6 +50,15 @@ class Reactor(Clock, Protocol):
         """Stop watching for writability."""
 
 
+def after_pending(clock: Clock, call: Callable[[], object]) -> DelayedCall:
+    """Call when what can be read now was read.
+
+    A reactor of Twisted runs timers first and then reads everything; one with short turns has a method for this.
+    """
+    order: Callable[[Callable[[], object]], DelayedCall] | None = getattr(clock, "after_pending", None)
+    return clock.callLater(0, call) if order is None else order(call)
+
+
 class Alarm:
     """A timer that its owner sets, moves and cancels; ``due`` is called once when it expires.
 
@@ -152,7 +161,10 @@ def extended_deadline(due: float, now: float) -> float:
 
 
 class Stalls:
-    """Measures how long an event loop was blocked since ``begin``. ``on_stall`` gets the seconds of each stall."""
+    """Measures how long an event loop was blocked since ``begin``. ``on_stall`` gets the seconds of each stall.
+
+    In a loop with short turns it was blocked until what was ready had been handled.
+    """
 
     def __init__(self, clock: Clock, on_stall: Callable[[float], object] = lambda _seconds: None) -> None:
         self._clock = clock
@@ -161,6 +173,7 @@ class Stalls:
         self._total = 0.0
         self._due: float | None = None
         self._next_look = Alarm(clock, self._look)
+        self._last_look: DelayedCall | None = None
 
     def begin(self) -> None:
         """Start measuring."""
@@ -172,6 +185,8 @@ class Stalls:
         self._total = self._here
         self._due = None
         self._next_look.cancel()
+        if self._last_look is not None and self._last_look.active():
+            self._last_look.cancel()
 
     @property
     def seconds(self) -> float:
@@ -184,6 +199,12 @@ class Stalls:
         return self._total + (overdue if overdue > STALL_SECONDS else 0.0)
 
     def _look(self) -> None:
+        if hasattr(self._clock, "after_pending"):
+            self._last_look = after_pending(self._clock, self._looked)
+        else:
+            self._looked()
+
+    def _looked(self) -> None:
         before, self._total = self._total, self._here
         self.begin()
         if self._total > before:
@@ -210,7 +231,7 @@ class TimeLimit:
         if left > 0.0:
             self._timer = self._clock.callLater(left, self._look)
         else:
-            self._timer = self._clock.callLater(0, self._expired)  # the reactor runs timers before it reads
+            self._timer = after_pending(self._clock, self._expired)
 
 
 async def within(waiting: Deferred[ValueT], seconds: float, clock: Clock, stalls: Stalls) -> ValueT:

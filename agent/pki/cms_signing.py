@@ -36,7 +36,10 @@ _MESSAGE_DIGEST = der.oid(MESSAGE_DIGEST)
 _SIGNED_DATA, _DATA = der.oid(SIGNED_DATA), der.oid(DATA)
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _GENERALIZED_FROM = 2050  # RFC 5652, 11.3
-_KNOWN_SIGNERS = 1024  # signers whose issuer, serial number and certificate stay encoded, about 1 KiB each
+_KNOWN_SIGNERS = 8  # of profiles, by a server; a Mac's identity has its own (`agent.pki.mdm_signatures`)
+Signer = tuple[bytes, bytes]
+"""A signer's identifier (issuer and serial number) and its certificate, in DER."""
+
 _PKCS1, _HASH, _ECDSA = padding.PKCS1v15(), hashes.SHA256(), ec.ECDSA(hashes.SHA256())
 
 
@@ -45,12 +48,14 @@ def sign_detached(
     certificate: x509.Certificate,
     private_key: PrivateKey,
     chain: Sequence[x509.Certificate] = (),
+    signer: Signer | None = None,
 ) -> bytes:
     """DER SignedData over exactly ``body``, without it; SHA-256 with RSA PKCS#1 v1.5 or ECDSA.
 
-    It includes the signer's certificate and ``chain``. Raises MisuseError for a key of another kind.
+    It includes the signer's certificate and ``chain``; ``signer`` is what ``signer_of`` makes of the certificate.
+    Raises MisuseError for a key of another kind.
     """
-    return _sign(body, certificate, private_key, chain, None)
+    return _sign(body, signer or signer_of(certificate), private_key, chain, None)
 
 
 def sign_attached(
@@ -60,12 +65,14 @@ def sign_attached(
     chain: Sequence[x509.Certificate] = (),
 ) -> bytes:
     """Like ``sign_detached``, but with the content: the form of a signed ``.mobileconfig``."""
-    return _sign(content, certificate, private_key, chain, content)
+    return _sign(content, _known_signer(certificate), private_key, chain, content)
 
 
-def mdm_signature(body: bytes, certificate: x509.Certificate, private_key: PrivateKey) -> str:
-    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64."""
-    return base64.b64encode(sign_detached(body, certificate, private_key)).decode("ascii")
+def mdm_signature(
+    body: bytes, certificate: x509.Certificate, private_key: PrivateKey, signer: Signer | None = None
+) -> str:
+    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64. ``signer``: see ``sign_detached``."""
+    return base64.b64encode(sign_detached(body, certificate, private_key, (), signer)).decode("ascii")
 
 
 def signed_data(
@@ -80,17 +87,30 @@ def signed_data(
 
     ``attributes`` is the signed SET OF; without ``content``, the message is detached.
     """
-    signer, own = _signer(certificates[0])
+    signer, *chain = certificates
+    return _signed_data(signer_of(signer), chain, digest_algorithm, attributes, algorithm, signature, content)
+
+
+def _signed_data(
+    signer: Signer,
+    chain: Sequence[x509.Certificate],
+    digest_algorithm: bytes,
+    attributes: bytes,
+    algorithm: bytes,
+    signature: bytes,
+    content: bytes | None,
+) -> bytes:
+    identifier, own = signer
     signer_info = der.sequence(
         _VERSION_1,
-        signer,
+        identifier,
         digest_algorithm,
         # Signed as a SET OF, sent under [0] (RFC 5652, 5.4): the two differ in the first octet only.
         bytes((der.CONTEXT_0,)) + attributes[1:],
         algorithm,
         der.encode(der.OCTET_STRING, signature),
     )
-    others = (certificate.public_bytes(Encoding.DER) for certificate in certificates[1:])
+    others = (certificate.public_bytes(Encoding.DER) for certificate in chain)
     message = der.sequence(
         _VERSION_1,
         der.encode(der.SET, digest_algorithm),
@@ -114,7 +134,7 @@ def issuer_and_serial(certificate: x509.Certificate) -> tuple[bytes, bytes]:
 
 def _sign(
     content: bytes,
-    certificate: x509.Certificate,
+    signer: Signer,
     private_key: PrivateKey,
     chain: Sequence[x509.Certificate],
     inside: bytes | None,
@@ -132,14 +152,18 @@ def _sign(
         algorithm, signature = _ECDSA_SHA256, private_key.sign(attributes, _ECDSA)
     else:
         raise MisuseError(f"Expected an RSA or EC key, found a {type(private_key).__name__}.")
-    return signed_data((certificate, *chain), _SHA256, attributes, algorithm, signature, inside)
+    return _signed_data(signer, chain, _SHA256, attributes, algorithm, signature, inside)
 
 
-@lru_cache(_KNOWN_SIGNERS)
-def _signer(certificate: x509.Certificate) -> tuple[bytes, bytes]:
+def signer_of(certificate: x509.Certificate) -> Signer:
     """The signer's identifier and its certificate, in DER."""
     issuer, serial = issuer_and_serial(certificate)
     return der.sequence(issuer, der.encode(der.INTEGER, serial)), certificate.public_bytes(Encoding.DER)
+
+
+@lru_cache(_KNOWN_SIGNERS)
+def _known_signer(certificate: x509.Certificate) -> Signer:
+    return signer_of(certificate)
 
 
 def _now() -> bytes:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 from agent.errors import PeerError
 
 MAX_DEPTH = 24  # of indefinite lengths within one another; a signed message has 6
 MAX_ELEMENTS = 65_536  # in one container; 8 MiB in the 1000-byte pieces that BER writers make are 8,389
+_KNOWN_OIDS = 256  # the program uses some dozens
 
 INTEGER = 0x02
 BIT_STRING = 0x03
@@ -159,6 +161,7 @@ def set_of(*parts: bytes) -> bytes:
     return encode(SET, b"".join(sorted(parts)))
 
 
+@lru_cache(_KNOWN_OIDS)
 def oid(dotted: str) -> bytes:
     """The DER of an OBJECT IDENTIFIER. Raises ValueError for another text."""
     arcs = [int(arc) for arc in dotted.split(".")]

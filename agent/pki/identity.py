@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -32,11 +34,14 @@ class WrongPasswordError(IdentityError):
 class Identity:
     """A private key, the certificate for it, and the certificates between it and a trust anchor.
 
-    It is stored as DER, as objects of the library (ten times as large), or both. ``rest`` keeps only the DER; the next
-    access to an object parses it again.
+    It is stored as DER, as objects of the library (ten times as large), or both. ``free_objects`` keeps only the DER;
+    the next access to an object parses it again. A key is slower in its first signature than in later ones.
+
+    ``for_tls`` and ``for_cms`` are what `agent.net.transport.openssl_direct` and `agent.pki.mdm_signatures` made of it
+    for its next use, None before; they are freed with the objects.
     """
 
-    __slots__ = ("__weakref__", "_certificate", "_key", "_octets", "chain")
+    __slots__ = ("__weakref__", "_certificate", "_key", "_octets", "chain", "for_cms", "for_tls")
 
     def __init__(
         self, certificate: x509.Certificate, key: PrivateKey, chain: tuple[x509.Certificate, ...] = ()
@@ -45,6 +50,8 @@ class Identity:
         self._key: PrivateKey | None = key
         self._octets: tuple[bytes, bytes] | None = None
         self.chain = chain
+        self.for_tls: Any = None
+        self.for_cms: Any = None
 
     @classmethod
     def of_octets(cls, certificate: bytes, key: bytes, chain: tuple[x509.Certificate, ...] = ()) -> Identity:
@@ -52,6 +59,7 @@ class Identity:
         identity = cls.__new__(cls)
         identity._certificate = identity._key = None
         identity._octets = certificate, key
+        identity.for_tls = identity.for_cms = None
         identity.chain = chain
         return identity
 
@@ -86,7 +94,7 @@ class Identity:
     def free_objects(self) -> None:
         """Free the objects and keep the DER."""
         if self.octets:
-            self._certificate = self._key = None
+            self._certificate = self._key = self.for_tls = self.for_cms = None
 
     @property
     def fingerprint(self) -> bytes:

@@ -198,6 +198,7 @@ class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):
     changed: str | None = None
     """``changes`` in one sentence."""
     keys: dict[str, Any] | None = None
+    signatures: dict[str, Any] | None = None
     resources: Resources
     scenario: dict[str, Any] | None = None
     host: dict[str, Any] | None = None

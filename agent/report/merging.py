@@ -94,6 +94,7 @@ def merge_documents(documents: Sequence[Document]) -> Document:
         rules=added_rules(document.rules for document in documents),
         resumed=[each for document in documents for each in document.resumed],
         keys=_same("keys", documents, left_out),
+        signatures=_same("signatures", documents, left_out),
         resources=Resources(
             round(sum(each.resources.cpu_s for each in documents), 3),
             max(each.resources.max_rss_kib for each in documents),

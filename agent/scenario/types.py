@@ -82,6 +82,20 @@ class TLSPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = 0.0
 
 
+class MDMSignaturePart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The header Mdm-Signature of Macs whose enrollment profile has SignMessage."""
+
+    reuse: Annotated[
+        Seconds,
+        key(
+            "How long a Mac sends the signature of its report Idle again; 0: only in the second of its signingTime, "
+            "where a new one has the same bytes. It saves most of the CPU time of a session. Whether macOS does it is "
+            "not known; `results.json` has the count.",
+            "s",
+        ),
+    ] = 0.0
+
+
 class LOMPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The network that carries the LOM link between Controllers and Devices."""
 
@@ -147,7 +161,8 @@ class LoadPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Worker processes, and the defaults for phases that set neither `rate` nor `concurrency`."""
 
     workers: Annotated[
-        Annotated[int, Meta(ge=0, le=MOST_WORKERS)], key("Worker processes that share the fleet; 0: one per core.")
+        Annotated[int, Meta(ge=0, le=MOST_WORKERS)],
+        key("Worker processes that share the fleet; 0: one per core, except one for the embedded lab."),
     ] = 0
     arrivals: Annotated[Literal["constant", "poisson"], key("The shape of the arrivals of phases with a `rate`.")] = (
         "constant"
@@ -159,6 +174,15 @@ class LoadPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "How many Macs are active at a time: the next starts when one finishes (at least one per worker); instead "
             "of `rate`.",
             example=64,
+        ),
+    ] = None
+    memory: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        key(
+            "How much memory Macs without a session may keep in all workers, so that their next session costs less CPU "
+            "time; beyond it the least recently used ones are serialised. None: an eighth of the machine's.",
+            "MiB",
+            example=512,
         ),
     ] = None
     tail: Annotated[Seconds, key("How long the run waits at its end for operations in progress.", "s")] = 30.0
@@ -400,6 +424,9 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     fleet: Annotated[FleetPart, key("Who the Macs are, and how they behave.")] = field(default_factory=FleetPart)
     server: Annotated[ServerPart, key("The MDM server.")] = field(default_factory=ServerPart)
     tls: Annotated[TLSPart, key("TLS to the server.")] = field(default_factory=TLSPart)
+    mdm_signature: Annotated[MDMSignaturePart, key("The signatures of the Macs' messages.")] = field(
+        default_factory=MDMSignaturePart
+    )
     lom: Annotated[LOMPart, key("The LOM network.")] = field(default_factory=LOMPart)
     push: Annotated[PushPart, key("The APNs gateway.")] = field(default_factory=PushPart)
     load: Annotated[LoadPart, key("Worker processes, and defaults for phases.")] = field(default_factory=LoadPart)

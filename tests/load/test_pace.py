@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from itertools import count
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from agent.errors import PeerError
-from agent.load.phases.pace import NotPossible, Pace
+from agent.load.phases.pace import TURN_SECONDS, NotPossible, Pace
 from agent.load.phases.phase_time import PausedTime
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
@@ -232,3 +235,24 @@ def test_interrupted_long_phase_counts_drops_by_its_plan(monkeypatch: pytest.Mon
     assert (track.state.started, track.state.dropped) == (3, 9_997)
     (drop,) = track.metrics.drops()
     assert drop.count == track.state.dropped
+
+
+def test_closed_loop_does_not_start_all_at_once_in_one_turn() -> None:
+    track, now, turns = Track(), [0.0], []
+    later = track.clock.callLater
+
+    def next_turn(delay: float, call: Callable[..., object], *args: object) -> IDelayedCall:
+        turns.append(len(track.begun))
+        return later(delay, call, *args)
+
+    async def work(target: int, due: Moment) -> None:
+        track.begun.append((target, 0.0, due.ticks))
+        now[0] += TURN_SECONDS / 2
+        await Deferred()
+
+    track.pace._clock = cast(Clock, SimpleNamespace(seconds=lambda: now[0], callLater=next_turn))
+    running = Deferred.fromCoroutine(track.pace.closed(range(8), 8, work))
+    while len(track.begun) < 8:
+        track.clock.advance(0.0)
+    assert turns[:3] == [2, 4, 6]
+    running.addErrback(lambda failure: failure.trap(CancelledError)).cancel()

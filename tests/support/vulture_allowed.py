@@ -25,6 +25,8 @@ ALLOWED = {
     "cli.lom.commands: lom_identity": _LAZY,
     "cli.scenarios.options: format_options": _CLICK_HOOK,
     "cli.serve: serve": _LAZY,
+    "load.turns: doIteration": _TWISTED,
+    "load.turns: logPrefix": _TWISTED,
     "net.http.server: noisy": _TWISTED,
     "cli.fleet: fleet_show": _CLICK,
     "cli.scenarios.commands: scenario_check": _CLICK,

@@ -168,6 +168,12 @@ class RunResults:
         )
         pool = parse_keys(self._scenario.server.keys)
         reused = sum(result.keys_reused for result in conductor.results)
+        reuse = self._scenario.mdm_signature.reuse
+        signatures = {
+            "reuse_s": reuse,
+            "made": sum(result.signatures_made for result in conductor.results),
+            "reused": sum(result.signatures_reused for result in conductor.results),
+        }
         counts = conductor.push_counts()
         generator = conductor.generator()
         return results(
@@ -185,6 +191,7 @@ class RunResults:
             changes=conductor.changes_made,
             targets=conductor.targets,
             keys=None if pool is None else {"pool": pool, "reused": reused},
+            signatures=signatures if reuse else None,
             scenario=as_document(self._scenario),
             incomplete_because=because,
             signal=self._signal,

@@ -19,9 +19,9 @@ STILL_IN_SESSION = "the Mac was still in its last session"
 async def look(context: PhaseContext, index: int, due: Moment, seconds: float) -> None:
     """One Mac opens a session by itself; its latency counts from ``due``. Raises PeerError if the session fails."""
     client = _free(context, index)
-    ended = Deferred.fromCoroutine(_session_end(context, client, seconds, due))
+    ended = context.mac_waits.next_session(index)
     client.wake(due)
-    await ended
+    await _session_end(context, client, seconds, due, ended=ended)
 
 
 async def look_when_pushed(context: PhaseContext, index: int, due: Moment, seconds: float) -> None:
@@ -54,11 +54,16 @@ def _free(context: PhaseContext, index: int) -> MDMClient:
 
 
 async def _session_end(
-    context: PhaseContext, client: MDMClient, seconds: float, due: Moment, delivery: Operation | None = None
+    context: PhaseContext,
+    client: MDMClient,
+    seconds: float,
+    due: Moment,
+    delivery: Operation | None = None,
+    ended: Deferred[PeerError | None] | None = None,
 ) -> None:
     """Wait for the end of the Mac's next session, and end ``delivery`` with it. Raises PeerError if it fails."""
     try:
-        failure = await context.mac_waits.session_end(client.index, seconds)
+        failure = await context.mac_waits.session_end(client.index, seconds, ended)
     except SessionStuck as error:
         context.mac_waits.overdue(client, seconds)
         raise error if delivery is None else await context.cause(client, due, error) from None

@@ -75,11 +75,21 @@ class MacWaits(MacObserver):
             raise outcome
         return outcome
 
-    async def session_end(self, index: int, seconds: float) -> PeerError | None:
-        """The failure of Mac ``index``'s next session, None if it succeeds. Raises SessionStuck."""
+    def next_session(self, index: int) -> Deferred[PeerError | None]:
+        """The end of Mac ``index``'s next session, for ``session_end``."""
         ended: Deferred[PeerError | None] = Deferred()
-        waiting = self._sessions.setdefault(index, [])
-        waiting.append(ended)
+        self._sessions.setdefault(index, []).append(ended)
+        return ended
+
+    async def session_end(
+        self, index: int, seconds: float, ended: Deferred[PeerError | None] | None = None
+    ) -> PeerError | None:
+        """The failure of Mac ``index``'s next session, None if it succeeds. Raises SessionStuck.
+
+        It may be ``ended``, of ``next_session``, so that it counts as the next one although it has begun already.
+        """
+        ended = ended or self.next_session(index)
+        waiting = self._sessions.get(index, [])
         try:
             return await within(ended, seconds, self._reactor, self.stalls)
         except OutOfTime:

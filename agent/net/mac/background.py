@@ -50,9 +50,9 @@ from agent.net.mac.enrollment import hints
 from agent.net.mac.exchanging import MacExchanger
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import altered
-from agent.pki.cms_signing import mdm_signature
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import Authority
+from agent.pki.mdm_signatures import Signatures
 from agent.profiles.acme import RSA, ACMEPayload
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
@@ -62,13 +62,17 @@ _LOOK_AT = "Check that the profile's CheckInURL leads to the MDM server, and not
 
 
 def message_headers(
-    enrollment: Enrollment, content_type: str, body: bytes, *, agent: str = checkin.USER_AGENT
+    enrollment: Enrollment,
+    content_type: str,
+    body: bytes,
+    signatures: Signatures | None = None,
+    *,
+    agent: str = checkin.USER_AGENT,
 ) -> dict[str, str]:
     """The headers of a message to the server, with Mdm-Signature where the enrollment has SignMessage."""
     headers = {"User-Agent": agent, "Content-Type": content_type}
     if enrollment.sign_message:
-        identity = enrollment.identity
-        headers["Mdm-Signature"] = mdm_signature(body, identity.certificate, identity.key)
+        headers["Mdm-Signature"] = (signatures or Signatures()).header(body, enrollment.identity)
     return headers
 
 
@@ -300,7 +304,8 @@ class BackgroundTasks:
             message_type = str(message["MessageType"])
             hit = self._environment.decide("checkin", self._device.mac, message_type)
             body = altered(plists.dump_xml(message), self._device.mac, hit)
-            headers = message_headers(enrollment, checkin.CONTENT_TYPE, body, agent=self._agent)
+            signatures = self._environment.signatures
+            headers = message_headers(enrollment, checkin.CONTENT_TYPE, body, signatures, agent=self._agent)
             exchanger = self._exchanger("checkin", hit, message_type)
             connections = self._connections_of(enrollment)
             response = await ask(connections, "PUT", enrollment.check_in_url, headers, body, exchanger=exchanger)
@@ -320,7 +325,7 @@ class BackgroundTasks:
         """GET a file like a message to the MDM server. Raises PeerError."""
         headers = {"User-Agent": self._agent, "Accept": "*/*"}
         if enrollment.sign_message:
-            headers["Mdm-Signature"] = mdm_signature(b"", enrollment.identity.certificate, enrollment.identity.key)
+            headers["Mdm-Signature"] = self._environment.signatures.header(b"", enrollment.identity)
         return await self._get(self._connections_of(enrollment), url, headers)
 
     async def _get(self, connections: Connections, url: str, headers: Mapping[str, str]) -> bytes:

@@ -60,6 +60,9 @@ class IdleStore(Protocol):
     def serialise(self, device: Device) -> bytes:
         """Serialise a Device."""
 
+    def used(self, index: int) -> None:
+        """Mac ``index`` opens a session: it becomes the most recently used one."""
+
 
 class MDMClient:
     """One Mac.
@@ -189,6 +192,11 @@ class MDMClient:
     def is_idle(self) -> bool:
         """Whether it is idle: only its serialised Device is in memory."""
         return self._active is None
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it stays active only because its connection is open."""
+        return self._active is not None and self._active.quiet and self._active.connection.connected
 
     @property
     def is_untouched(self) -> bool:
@@ -413,10 +421,12 @@ class MDMClient:
         """
         if self._absence is not None:
             return False
-        user = self._parts.user
-        if user is not None and not self._gateway.pushes:
-            user.wake()  # nothing else would
-        return self._parts.sessions.wake(due)
+        parts = self._parts
+        if self._idle_store is not None:
+            self._idle_store.used(self.index)
+        if parts.user is not None and not self._gateway.pushes:
+            parts.user.wake()  # nothing else would
+        return parts.sessions.wake(due)
 
     # The user channel.
 

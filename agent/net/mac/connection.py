@@ -20,7 +20,7 @@ from agent.net.http.request import Request, RequestHead
 from agent.net.http.resumption import Resumption
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.injection import connect_rule, inject
-from agent.pki.cms_signing import mdm_signature
+from agent.pki.mdm_signatures import Signatures
 from agent.profiles.enrollment import Enrollment
 
 Sending = Callable[[], object]
@@ -102,7 +102,9 @@ class SessionConnection:
         self, url: str, enrollment: Enrollment, caller: Caller, sending: Sending | None, hit: Hit | None = None
     ) -> None:
         self._url = url
-        origin, request = report_request(enrollment, url, self._report, user_agent(self._device.mac.os_version))
+        origin, request = report_request(
+            enrollment, url, self._report, self._environment.signatures, user_agent(self._device.mac.os_version)
+        )
         connection = self._connection
         if connection is None or self._origin != origin or connection.identity is not enrollment.identity:
             connection = self._opened(origin, enrollment)
@@ -122,14 +124,18 @@ class SessionConnection:
 _KEPT_HEADS = 256  # a fleet has one ServerURL and some releases; with a URL for each Mac, heads are made again
 
 
-def report_request(enrollment: Enrollment, url: str, body: bytes, agent: str = USER_AGENT) -> tuple[Origin, Request]:
+def report_request(
+    enrollment: Enrollment,
+    url: str,
+    body: bytes,
+    signatures: Signatures | None = None,
+    agent: str = USER_AGENT,
+) -> tuple[Origin, Request]:
     """A report's origin and request, with Mdm-Signature for SignMessage. Raises OperatorError for a bad URL."""
     origin, head = _head(url, agent)
     if not enrollment.sign_message:
         return origin, head.request(body)
-    identity = enrollment.identity
-    signature = mdm_signature(body, identity.certificate, identity.key)
-    return origin, head.request(body, {"Mdm-Signature": signature})
+    return origin, head.request(body, {"Mdm-Signature": (signatures or Signatures()).header(body, enrollment.identity)})
 
 
 @lru_cache(_KEPT_HEADS)

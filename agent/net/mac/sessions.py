@@ -214,6 +214,8 @@ class Sessions:
         send = self._device.session.wake()
         if send is None:
             return False
+        if self._connection.connected and self._device.enrollment is not None:
+            self._device.enrollment.identity.for_tls = None  # the server keeps connections: no handshake is near
         self._open = self._environment.begin(
             "session", self._mac.index, due, {"udid": self._device.mac.udid, **self._device.channel_facts}
         )

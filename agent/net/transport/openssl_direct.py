@@ -6,7 +6,7 @@ is parsed for each connection, and a session is kept as OpenSSL's object.
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -16,7 +16,6 @@ from agent.pki.certificates import for_openssl
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import Authority
 
-PREPARED_IDENTITIES = 1024  # cached, 7.5 KiB each
 _FUNCTIONS = (
     "SSL_use_certificate",
     "SSL_use_PrivateKey",
@@ -76,12 +75,14 @@ def _nobody(with_rsa: bool) -> Identity:
     return Authority.create("nobody", key=key).identity
 
 
-@lru_cache(PREPARED_IDENTITIES)
 def _prepared(identity: Identity) -> tuple[Any, Any]:
-    """OpenSSL's objects for an identity; creating them takes 70 to 150 µs."""
-    certificate: Any = for_openssl(identity.certificate)
-    key: Any = crypto.PKey.from_cryptography_key(identity.key)
-    return certificate._x509, key._pkey
+    """OpenSSL's objects for an identity; creating them takes 70 to 150 µs, and they take 7.5 KiB and more."""
+    prepared: tuple[Any, Any] | None = identity.for_tls
+    if prepared is None:
+        certificate: Any = for_openssl(identity.certificate)
+        key: Any = crypto.PKey.from_cryptography_key(identity.key)
+        prepared = identity.for_tls = certificate._x509, key._pkey
+    return prepared
 
 
 def was_resumed(connection: Any) -> bool:

@@ -31,6 +31,7 @@ from agent.net.transport.resolver import Resolver
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
 from agent.net.transport.tls import Check, TLSContexts
 from agent.pki.identity import Identity
+from agent.pki.mdm_signatures import Signatures
 from agent.pki.tls_floor import SINCE
 from agent.pki.verify import PeerCheck, server_judge
 
@@ -77,6 +78,8 @@ class Environment:
     """What writes the Macs to a file; None where they end with the process."""
     downloads: DeferredSemaphore = field(default_factory=lambda: DeferredSemaphore(MAX_DOWNLOADS))
     """Of apps and assets: each is held in memory until its hash is checked."""
+    signatures: Signatures = field(default_factory=Signatures)
+    """Makes the ``Mdm-Signature`` headers."""
     _warned: set[str] = field(default_factory=set)
 
     def now(self) -> Moment:

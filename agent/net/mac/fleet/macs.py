@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ from agent.profiles.policy import PerUserConnections
 # Macs in one call of ``Fleet.make_idle``, which takes a millisecond or two.
 MADE_IDLE_AT_ONCE = 10
 LOOKS_AT_ONCE = 50
+CALLS_A_SECOND = 20  # of ``Fleet.keep_within_memory``
+ACTIVE_MAC_BYTES = 40 * 1024  # measured: its objects, its key after a signature, and the key's copy for TLS
 
 
 _DEFAULTS = MacSettings()
@@ -74,7 +77,7 @@ class Fleet:
     """The Macs of ``indexes`` (by default the whole ``population``), as MDM clients.
 
     A Mac is made on first access. The push endpoint sets the callbacks in ``gateway``, which the Macs call when they
-    are back or have left.
+    are back or have left. ``memory`` are the bytes that quiet Macs may keep, so that their next session costs less.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Fleet:
         environment: Environment,
         behaviour: FleetBehaviour = DEFAULT_BEHAVIOUR,
         indexes: range | None = None,
+        memory: int = 0,
     ) -> None:
         self.population = population
         self.indexes = range(len(population)) if indexes is None else indexes
@@ -93,6 +97,8 @@ class Fleet:
         durations = (behaviour.boot, behaviour.shutdown, behaviour.update)
         shared = (environment.clock, *durations, behaviour.power, behaviour.timing, LIMITS)
         self._idle_store = IdleStore(self._device, shared)
+        self._most_active = memory // ACTIVE_MAC_BYTES
+        self._connected: OrderedDict[int, None] = OrderedDict()  # quiet Macs that keep nothing but their connection
         self._clients: list[MDMClient | None] = [None] * len(self.indexes)
         self._udids: dict[str, int] = {}
         self._without_udid: list[int] = []  # made since the last ``of_udid``
@@ -163,23 +169,53 @@ class Fleet:
         index = self.population.index_of_name(dns_name)
         return None if index is None or index not in self else self[index]
 
-    def make_idle(self, most: int = MADE_IDLE_AT_ONCE, looks: int = LOOKS_AT_ONCE) -> int:
-        """Make quiet Macs idle; returns how many. A shard calls it every 50 ms.
+    def keep_within_memory(self) -> None:
+        """Make quiet Macs idle that are beyond the fleet's ``memory``, the more the more there are.
 
-        To return soon, it checks at most ``looks`` active Macs, the longest active first, and makes ``most`` idle.
+        Called every 50 ms: they are never more than those that end a session in a second, or a few hundred.
+        """
+        most = max(MADE_IDLE_AT_ONCE, (len(self._idle_store.active) - self._most_active) // CALLS_A_SECOND)
+        self.make_idle(most, max(LOOKS_AT_ONCE, 2 * most))
+
+    def make_idle(self, most: int = MADE_IDLE_AT_ONCE, looks: int = LOOKS_AT_ONCE) -> int:
+        """Make quiet Macs idle that are beyond the fleet's ``memory``; returns how many.
+
+        To return soon, it checks at most ``looks`` active Macs, the least recently used first, and makes ``most`` idle.
+        A quiet Mac with an open connection frees what it can, and becomes idle after the connection was closed.
         """
         count, active = 0, self._idle_store.active
-        for _ in range(min(looks, len(active))):
-            index = active.popleft()
+        for _ in range(min(looks, len(active) - self._most_active)):
+            index, _ = active.popitem(last=False)
             if index not in self or self[index].is_idle:
                 continue
             client = self[index]
-            if not client.make_idle():
-                active.append(client.index)
-                continue
-            count += 1
+            if client.make_idle():
+                count += 1
+            elif client.is_at_rest:
+                self._connected[index] = None
+                count += 1
+            else:
+                active[index] = None
             if count == most:
-                break
+                return count
+        return count + self._make_disconnected_idle(most - count, looks)
+
+    def _make_disconnected_idle(self, most: int, looks: int) -> int:
+        """Make Macs idle whose connection was closed since they freed everything else; returns how many."""
+        count, connected = 0, self._connected
+        for _ in range(min(looks, len(connected))):
+            index, _ = connected.popitem(last=False)
+            if index not in self or index in self._idle_store.active or self[index].is_idle:
+                continue
+            client = self[index]
+            if client.make_idle():
+                count += 1
+                if count == most:
+                    break
+            elif client.is_at_rest:
+                connected[index] = None
+            else:
+                self._idle_store.active[index] = None
         return count
 
     def close(self) -> None:

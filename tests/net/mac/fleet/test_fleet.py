@@ -14,15 +14,15 @@ from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.net.lom.interface import InterfaceNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
+from agent.net.mac.fleet.macs import ACTIVE_MAC_BYTES, Fleet, FleetBehaviour
 from agent.profiles.making import lom_profile
 from agent.push.broker import Presence
 
 QUICK = FleetBehaviour(boot=Constant(0.05))
 
 
-def fleet(devices: int = 100, indexes: range | None = None) -> Fleet:
-    return Fleet(Population("lazy", devices), Stack(1).environment, indexes=indexes)
+def fleet(devices: int = 100, indexes: range | None = None, memory: int = 0) -> Fleet:
+    return Fleet(Population("lazy", devices), Stack(1).environment, indexes=indexes, memory=memory)
 
 
 def test_a_mac_is_made_when_it_is_asked_for_and_then_stays_the_same() -> None:
@@ -93,6 +93,17 @@ def test_rest_checks_and_makes_idle_no_more_macs_than_its_bounds() -> None:
     macs[99].device.session.wake()
     assert sum(macs.make_idle(most=200, looks=500) for _ in range(5)) == 86
     assert [client.index for client in macs if not client.is_idle] == [99]
+
+
+def test_the_further_beyond_the_memory_the_more_macs_are_made_idle() -> None:
+    macs = fleet(devices=1000, memory=100 * ACTIVE_MAC_BYTES)
+    for client in macs:
+        _ = client.device
+    active = [1000]
+    for _ in range(3):
+        macs.keep_within_memory()
+        active.append(sum(not client.is_idle for client in macs))
+    assert active == [1000, 1000 - 45, 955 - 42, 913 - 40]
 
 
 def becomes_idle(client: MDMClient) -> bool:
@@ -184,5 +195,41 @@ def test_the_enrollment_under_way_keeps_a_mac_awake(run_in_reactor: RunInReactor
             await client.enroll(fetch)
             assert rested == [False]
             assert becomes_idle(client)
+
+    run_in_reactor(scenario())
+
+
+def test_macs_within_the_memory_stay_active_the_most_recently_used_ones() -> None:
+    macs = fleet(memory=3 * ACTIVE_MAC_BYTES)
+    for client in macs:
+        _ = client.device
+    macs[1].wake()
+    macs[0].wake()
+    while macs.make_idle():
+        pass
+    assert [client.index for client in macs if not client.is_idle] == [0, 1, 99]
+
+
+def test_key_of_a_connected_mac_is_freed_beyond_the_memory_alone(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            client, macs = running.fleet[0], running.fleet
+            await running.command(client, "ProfileList")
+            await running.until(lambda: client.open_session is None, "the session's end")
+            (identity,) = client.device.identities
+            macs._most_active = 1
+            assert macs.make_idle() == 0
+            assert identity._key is not None
+            assert identity.for_tls is not None
+            await running.command(client, "ProfileList")
+            await running.until(lambda: client.open_session is None, "the session's end")
+            assert identity.for_tls is None  # the server keeps the connection: its handshake is over
+            macs._most_active = 0
+            assert macs.make_idle() == 1
+            assert client.connected
+            assert identity._key is None
+            client._parts.sessions.end("the server closed the connection")
+            assert macs.make_idle() == 1
+            assert client.is_idle
 
     run_in_reactor(scenario())
