@@ -48,7 +48,9 @@ def _last_scan(device: Device) -> datetime:
 QUERIES: Mapping[str, Value] = {
     "AwaitingConfiguration": lambda device: device.settings.awaiting_configuration,
     "MDMOptions": lambda device: dict(device.settings.mdm_options),
-    "OrganizationInfo": lambda device: dict(device.settings.organization_info) or None,
+    "OrganizationInfo": lambda device: (
+        {key: value for key, value in device.settings.organization_info.items() if isinstance(value, str)} or None
+    ),
     "ProvisioningUDID": lambda device: device.mac.provisioning_udid,
     "SoftwareUpdateDeviceID": lambda device: _HARDWARE[device.mac.model][0],
     "UDID": lambda device: device.mac.udid,
@@ -108,6 +110,9 @@ def device_information(device: Device, queries: Iterable[str], channel: str = DE
             continue
         right = query_right(key)
         found = value(device) if right is None or device.allows(right) else None
+        if isinstance(found, dict):  # a server can set keys that are not in the schema; they are not shown
+            known = answer_keys("DeviceInformation", f"QueryResponses/{key}", release, channel)
+            found = {name: each for name, each in found.items() if name in known}
         if found is not None:
             answers[key] = found
     return answers

@@ -16,7 +16,7 @@ from msgspec import Struct, field, structs
 
 from agent import plists
 
-Kind = Literal["enroll", "checkin", "report", "scep", "acme", "lom_link", "push", "raw"]
+Kind = Literal["enroll", "checkin", "report", "scep", "acme", "download", "lom_link", "push", "raw"]
 
 MOST_BODY_BYTES = 64 * 1024  # kept of each body
 MOST_EXCHANGES = 10_000

@@ -119,7 +119,7 @@ class Exchange(Struct, frozen=True, kw_only=True):
     seconds: float
     udid: str
     kind: str
-    """``enroll``, ``checkin``, ``report``, ``scep``, ``acme``, ``lom_link`` or ``push``."""
+    """``enroll``, ``checkin``, ``report``, ``scep``, ``acme``, ``download``, ``lom_link`` or ``push``."""
     method: str
     url: str
     """Without its query."""

@@ -128,6 +128,23 @@ def test_setting_without_its_name_is_malformed(item: dict[str, Any]) -> None:
     assert "Item" not in result
 
 
+def test_keys_that_are_not_in_the_schema_are_not_shown() -> None:
+    mac = device()
+    organization = {"OrganizationName": "Example", "OrganizationPhone": 7, "Motto": "Go"}
+    options = {"BootstrapTokenAllowed": True, "Fly": True}
+    apply_settings(
+        mac,
+        [
+            {"Item": "OrganizationInfo", "OrganizationInfo": organization},
+            {"Item": "MDMOptions", "MDMOptions": options},
+        ],
+    )
+    assert asked(mac, "OrganizationInfo", "MDMOptions") == {
+        "OrganizationInfo": {"OrganizationName": "Example"},
+        "MDMOptions": {"BootstrapTokenAllowed": True},
+    }
+
+
 @pytest.mark.parametrize("item", ["DeviceName", "HostName", "MDMOptions", "OrganizationInfo"])
 def test_settings_of_the_device_are_refused_on_the_user_channel(item: str) -> None:
     mac = device()

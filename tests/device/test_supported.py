@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import plistlib
+from pathlib import Path
+
 import pytest
+from command import lom_agent_here
 
 from agent.device.supported import DEVICE_CHANNEL, USER_CHANNEL, command_problem, query_exists, setting_problem
 from agent.fleet.models import RELEASES
@@ -56,6 +61,17 @@ def test_queries_and_settings_exist_on_their_channels() -> None:
     assert setting_problem("DeviceName", "27.0") is None
     assert "user channel" in str(setting_problem("DeviceName", "27.0", USER_CHANNEL))
     assert setting_problem("Wallpaper", "27.0") == "the setting Wallpaper is not supported"
+
+
+@pytest.mark.parametrize(("os", "status"), [("26.4", "Acknowledged"), ("27", "Error")])
+def test_the_answer_command_has_the_macos_that_is_asked_for(os: str, status: str, tmp_path: Path) -> None:
+    path = tmp_path / "command.plist"
+    path.write_bytes(plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": "OSUpdateStatus"}}))
+    done = lom_agent_here("answer", str(path), "--os", os)
+    assert done.returncode == 0, done.stderr
+    assert plistlib.loads(done.stdout)["Status"] == status
+    shown = json.loads(lom_agent_here("fleet", "show", "--json", "--os", f"{os}, 26.5").stdout)
+    assert {mac["os_version"].partition(".")[0] for mac in shown} == {os[:2], "26"}
 
 
 def test_each_command_of_the_schema_is_supported_as_its_line_says() -> None:

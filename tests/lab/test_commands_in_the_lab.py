@@ -17,6 +17,7 @@ from stack import Stack, stack
 from agent.device.system import FirmwarePassword
 from agent.fleet.durations import Constant
 from agent.lab.users import name_of
+from agent.measure.exchanges import ExchangeLog
 from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.pki.issuing.authority import Authority
 
@@ -47,10 +48,11 @@ def test_an_app_is_downloaded_after_the_answer_and_its_hash_checked(run_in_react
     found: dict[str, bytes] = {}
 
     async def scenario() -> None:
-        async with stack() as running:
+        log = ExchangeLog()
+        async with stack(log=log) as running:
             client, ours = running.fleet[0], running.server.authorities
             with serving(files(found), identity=ours.server_identity([HOST])) as server:
-                digest = hashlib.sha256(PACKAGE).hexdigest()
+                base, digest = server.url, hashlib.sha256(PACKAGE).hexdigest()
                 asset = {"kind": "software-package", "url": f"{server.url}/tool.pkg", "sha256": digest}
                 metadata = {"kind": "software", "bundle-identifier": APP, "bundle-version": "2", "title": "Tool"}
                 found["/manifest"] = plistlib.dumps({"items": [{"assets": [asset], "metadata": metadata}]})
@@ -74,6 +76,14 @@ def test_an_app_is_downloaded_after_the_answer_and_its_hash_checked(run_in_react
                 apps = await running.command(client, "InstalledApplicationList", Identifiers=[APP])
                 (item,) = apps["InstalledApplicationList"]
                 assert (item["Name"], item["Version"]) == ("Tool", "2")
+            downloads = [each for each in log if each.kind == "download"]
+            assert [(each.url.removeprefix(base), each.status) for each in downloads] == [
+                ("/none", 404),
+                ("/moved", None),  # another certificate is pinned
+                ("/moved", 302),
+                ("/manifest", 200),
+                ("/tool.pkg", 200),
+            ]
             assert [request.certificate for request in server.requests if request.target == "/tool.pkg"] == [None]
 
     run_in_reactor(scenario())

@@ -27,6 +27,7 @@ MOST_BYTES = 512 * 1024 * 1024
 MOST_RECORDS = 500_000
 _YEAR_9999 = 253_370_764_800  # seconds since the epoch
 ProfileName = Literal["lom", "mdm", "macos27", "all"]
+_FROM_OTHERS = ("download", "lom_link")  # kinds of exchanges that another than the MDM server may answer
 
 
 class ServerFacts(Struct, frozen=True, omit_defaults=True):
@@ -82,7 +83,8 @@ class ExchangeRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     seconds: float
     udid: str
     kind: Kind
-    """``enroll`` (of the profile), ``checkin``, ``report``, ``scep``, ``acme``, ``lom_link``, ``raw`` (a probe's)."""
+    """``enroll`` (of the profile), ``checkin``, ``report``, ``scep``, ``acme``, ``download`` (an app or asset),
+    ``lom_link``, ``raw`` (a probe's)."""
     method: str = ""
     url: str = ""
     """Without its query."""
@@ -219,8 +221,10 @@ class Trace:
     def software(self) -> str:
         """What the server calls itself."""
         for record in self.records:
-            if isinstance(record, ExchangeRecord) and record.kind != "lom_link" and "server" in record.response_headers:
-                return record.response_headers["server"][:200]
+            if isinstance(record, ExchangeRecord) and record.kind not in _FROM_OTHERS:
+                name = record.response_headers.get("server")
+                if name is not None:
+                    return name[:200]
         return self.header.server.software
 
 

@@ -26,7 +26,8 @@ from agent.device.ddm.declared import (
     reasons_of,
     sorted_names,
 )
-from agent.device.ddm.predicates import EvaluationFailed, Facts, Unevaluable, Unparsable, parse, parsing_steps
+from agent.device.ddm.predicate_values import EvaluationFailed, Facts, Unevaluable
+from agent.device.ddm.predicates import Unparsable, parse, parsing_steps
 from agent.device.ddm.status import status_value
 from agent.device.ddm.validation import MAX_REASON, asset_references
 from agent.device.mac import Device

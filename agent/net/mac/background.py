@@ -326,7 +326,7 @@ class BackgroundTasks:
     async def _get(self, connections: Connections, url: str, headers: Mapping[str, str]) -> bytes:
         """GET a file, of at most the size of a response. Raises PeerError."""
         try:
-            response = await ask(connections, "GET", url, headers)
+            response = await ask(connections, "GET", url, headers, exchanger=self._exchanger("download"))
         except OperatorError as error:  # an invalid URL, which a manifest or an asset can have
             raise DownloadRefused(str(error)) from error
         if response.status != 200:

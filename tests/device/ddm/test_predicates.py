@@ -10,15 +10,8 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.device.ddm.predicates import (
-    MAX_CHARACTERS,
-    MAX_STEPS,
-    EvaluationFailed,
-    Facts,
-    Unevaluable,
-    Unparsable,
-    parse,
-)
+from agent.device.ddm.predicate_values import MAX_STEPS, EvaluationFailed, Facts, Unevaluable
+from agent.device.ddm.predicates import MAX_CHARACTERS, Unparsable, parse
 
 STATUS: dict[str, Any] = {
     "device.model.family": "Mac",
