@@ -131,6 +131,14 @@ class FollowUpRecord(_Record, frozen=True):
     update: Update | None = None
 
 
+class AttestationRecord(_Record, frozen=True):
+    """The cached attestation of the Mac's properties."""
+
+    chain: tuple[bytes, ...]
+    at: float
+    nonce: bytes = b""
+
+
 class AccountRecord(_Record, frozen=True):
     """The logged-in user, and what the server installed on the user channel."""
 
@@ -139,14 +147,6 @@ class AccountRecord(_Record, frozen=True):
     auth_token: str = ""
     installed: InstalledRecord = InstalledRecord()
     declared: Declared | None = None
-
-
-class AttestationRecord(_Record, frozen=True):
-    """The cached attestation of the Mac's properties."""
-
-    chain: tuple[bytes, ...]
-    at: float
-    nonce: bytes = b""
 
 
 class DeviceRecord(_Record, frozen=True):

@@ -131,7 +131,8 @@ class LabServer:
         Also a Mac that is not enrolled yet, with its signed MachineInfo. With ACME, anybody: a Mac that orders its
         certificate has none yet, and the URL is not known here.
         """
-        if self._acme is not None or is_authorised(request, self.token) or _single_or_none(request) == CONTENT_TYPE:
+        known = self._acme is not None or _single_or_none(request) == CONTENT_TYPE
+        if known or is_authorised(request, self.token):
             return True
         try:
             return _peer(request)[1] is not None or "identity-none-accepted" in self.lab.defects

@@ -83,7 +83,7 @@ class ActiveMac:
             self.commands.forget(WENT_OFFLINE)
 
     def suspend(self, reason: str) -> bool:
-        """End the session of an enrollment that another one is about to replace; an undelivered result is kept.
+        """End the sessions of an enrollment that another one is about to replace; an undelivered result is kept.
 
         Returns whether a session was open or due.
         """
@@ -91,6 +91,8 @@ class ActiveMac:
         interrupted = session.state is not State.CLOSED or session.deadline is not None
         self.sessions.stop(reason)
         self.connection.hang_up()
+        if self.user is not None:
+            self.user.stop(reason, in_order=True)
         self.device.lose_power()  # as above
         if not session.owes_result:
             self.commands.forget(reason)

@@ -74,23 +74,27 @@ class _Before:
     def __init__(self, mac: ActiveMac) -> None:
         self._mac = mac
         self._interrupted = False
+        self._suspended = False
 
     def suspended_by(self, steps: Steps[ReturnT]) -> Steps[ReturnT]:
         """The steps of the new enrollment, which end the session before their first check-in."""
-        suspended = self._mac.device.enrollment is None
         need = advance(steps, None)
         while not isinstance(need, Done):
-            if isinstance(need, CheckIn) and not suspended:
-                suspended = True
+            if isinstance(need, CheckIn) and not self._suspended and self._mac.device.enrollment is not None:
+                self._suspended = True
                 self._interrupted = self._mac.suspend(ENROLLS_AGAIN)
             answer = yield need
             need = advance(steps, answer)
         return need.value
 
     def carry_on(self) -> None:
-        """The new enrollment failed: open a session in place of the one that was ended."""
+        """The new enrollment failed: open sessions in place of those that were ended."""
         if self._interrupted:
             self._mac.sessions.wake(None)
+        user = self._mac.user
+        if user is not None and self._suspended:
+            user.pushes.back()
+            user.carry_on()
 
 
 def _check_signer(device: Device, profile: Profile, environment: Environment) -> None:

@@ -16,6 +16,7 @@ from agent.device.ddm.synchronising import synchronise
 from agent.errors import PeerError
 from agent.lab.core import Refused
 from agent.net.mac.client import MDMClient
+from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment
 
@@ -89,6 +90,38 @@ def test_a_renewal_while_the_mac_enrolls_again(run_in_reactor: RunInReactor, ide
             await works(running, client)
             assert not running.failures("session")
             assert not running.failures("enroll")
+
+    run_in_reactor(scenario())
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_the_user_channel_follows_the_enrollment_that_the_mac_has(run_in_reactor: RunInReactor, accepted: bool) -> None:
+    async def scenario() -> None:
+        async with stack(behaviour=FleetBehaviour(users=1.0)) as running:
+            client = running.fleet[0]
+            await running.until(lambda: bool(client.user_name), "the login")
+            woken: list[bool] = []
+
+            def meanwhile() -> None:
+                user = client._parts.user
+                assert user is not None
+                woken.append(user.wake())
+                if not accepted:
+                    raise Refused(503, "later")
+
+            at_authenticate(running, meanwhile)
+            if accepted:
+                await running.enroll(client)
+            else:
+                with pytest.raises(PeerError, match="503"):
+                    await running.enroll(client)
+            assert woken == [False]
+            await running.until(lambda: bool(client.user_name), "the login")
+            user = client._parts.user
+            assert user is not None
+            await running.until(lambda: user.quiet or user.wake(), "the user's session")
+            await works(running, client)
+            assert not running.failures("session")
 
     run_in_reactor(scenario())
 
