@@ -28,7 +28,7 @@ VALUES: dict[str, object] = {
     "--shutdown": "constant:2", "--not-now": 0.25, "--not-now-for": 2.0, "--not-now-retry": 2.0,
     "--enroll": "https://mdm.example/", "--identity": "scep", "--keys": "pool:2", "--ca": ("ca.pem",),
     "--insecure": True, "--enroll-retries": 2, "--per-user-connections": "optional", "--lom-network": "memory",
-    "--lom-dial": "in-order", "--on-loss": "abort",
+    "--lom-dial": "in-order", "--on-loss": "abort", "--http": "1.1",
     "--apns": "127.0.0.1:2197", "--apns-tls": "apns", "--apns-cert": "apns.pem", "--apns-key": "apns.key",
     "--apns-provider-ca": ("ca.pem",),
     "--apns-strict": True, "--apns-delay": "constant:2", "--apns-power-saving": 2.0,
