@@ -69,17 +69,7 @@ def test_killed_worker_is_named_with_its_macs_and_cannot_come_back(tmp_path: Pat
     assert document["phases"][1]["ended_s"] is None
 
 
-def test_lost_worker_ends_the_run_if_the_operator_wants_that(tmp_path: Path) -> None:
-    with listening_run(tmp_path, 3600, "--on-loss", "abort") as run, worker(tmp_path) as one:
-        with worker(tmp_path) as two:
-            run.wait_for("checkin: started")
-            two.kill()
-            assert run.end() == 1, run.said
-        assert ended(one)[0] == 0
-    assert ABORTED in run.results["incomplete_because"]
-
-
-def test_worker_stopped_by_its_operator_delivers_its_results(tmp_path: Path) -> None:
+def test_worker_stopped_by_its_operator_delivers_its_results_and_its_end_may_end_the_run(tmp_path: Path) -> None:
     with listening_run(tmp_path, 3600, "--on-loss", "abort") as run, worker(tmp_path) as one:
         with worker(tmp_path, "--shard", "1") as two:
             run.wait_for("checkin: started")
@@ -89,6 +79,7 @@ def test_worker_stopped_by_its_operator_delivers_its_results(tmp_path: Path) -> 
         assert ended(one)[0] == 0
     document = run.results
     assert "worker 1 (127.0.0.1): the worker was stopped by SIGTERM" in document["incomplete_because"]
+    assert ABORTED in document["incomplete_because"]
     assert "lost" not in document["generator"]["workers"][1]
     assert sorted(enrolled(tmp_path)) == sorted(set(enrolled(tmp_path)))
     assert len(enrolled(tmp_path)) == MACS
