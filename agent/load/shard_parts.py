@@ -100,7 +100,7 @@ class ShardParts:
         behaviour = FleetBehaviour.of(scenario.fleet)
         if plan.elapsed:
             behaviour = replace(behaviour, not_now_for=max(0.0, behaviour.not_now_for - plan.elapsed))
-        memory = memory_of_worker(scenario.load.memory, plan.shards)
+        memory = memory_of_worker(scenario.load.memory, plan.shards if plan.cores else 1)  # or alone on its machine
         self.fleet = Fleet(population, self.environment, behaviour, indexes, memory)
         self.push_endpoint = None
         if plan.push is not None:
