@@ -29,7 +29,7 @@ CONTROLLER_NAME = "controller.lom.test"
 ADDRESS = "fe80::94f6:d6ff:fef3:c05b"
 ADDRESS_2 = "fe80::94f6:d6ff:fef3:c1a4"
 NOWHERE = "fe80::1"
-QUICK = LinkLimits(linger_seconds=0.05)
+QUICK = LinkLimits(linger_seconds=0.05, attempt_delay_seconds=None)  # one address at a time, also on a busy machine
 NOW = datetime.now(UTC)
 YESTERDAY, TOMORROW = NOW - timedelta(days=1), NOW + timedelta(days=1)
 

@@ -32,10 +32,6 @@ class AnswerTimeout(LinkError):
     timed_out = True
 
 
-class RaceLost(CutShort):
-    """Another address of the same Device completed its handshake first."""
-
-
 class RelayAbandoned(CutShort):
     """The Controller stopped before an answer arrived: it lost power, or the network was closed."""
 
@@ -175,10 +171,7 @@ class _ControllerEnd:
         others = [attempt for attempt in self._attempts if attempt is not winner]
         self._attempts = [winner]
         for attempt in others:
-            lost = RaceLost(f"the Device answered first at {winner.address}")
-            facts = attempt.facts(lost)
             attempt.close()
-            attempt.end(lost, *facts)
 
     def ended(self, attempt: _Attempt, error: PeerError | None, *, answer: LinkAnswer | None = None) -> None:
         """An attempt has an answer, or failed: close it, record it, go on."""
@@ -218,7 +211,11 @@ class _ControllerEnd:
 
 
 class _Attempt:
-    """One link to one address: the owner of its stream, and the operation ``lom_link``."""
+    """One link to one address: the owner of its stream, and the operation ``lom_link``.
+
+    Its latency counts from the start of the attempt, but only one that completed its handshake, or failed, is recorded:
+    a link that another address made superfluous is neither a success nor a failure of anything.
+    """
 
     def __init__(self, item: _ControllerEnd, address: str) -> None:
         network = item.network
@@ -230,10 +227,9 @@ class _Attempt:
         self._port = 0
         self._stream: TLSStream | None = None
         self._answer_limit = Alarm(network.reactor, self._late)
-        self._operation: Operation | None = network.operations.begin(
-            "lom_link", item.controller.index, network.operations.now()
-        )
-        self._since = self._operation.since.ticks
+        self._since = network.operations.now()
+        self._operation: Operation | None = None
+        self._ended = False
         self._secured_at: float | None = None
         self._answer_due = 0.0
         self._answered = False
@@ -268,18 +264,23 @@ class _Attempt:
             stream.abort()
 
     def end(self, error: PeerError | None, facts: Facts, at: float) -> None:
-        """End the record."""
-        operation, self._operation = self._operation, None
-        if operation is not None:
-            operation.end(error, facts, at=at)
+        """Record the end; only the first one counts."""
+        if not self._ended:
+            self._ended = True
+            self._begun().end(error, facts, at=at)
+
+    def _begun(self) -> Operation:
+        if self._operation is None:
+            self._operation = self._network.operations.begin("lom_link", self._item.controller.index, self._since)
+        return self._operation
 
     def facts(self, error: PeerError | None) -> tuple[dict[str, Fact], float]:
         """The facts for the record of the attempt, which ends now, and the current time."""
         now = self._network.reactor.seconds()
         facts: dict[str, Fact] = {}
         stream = self._stream
-        if self._operation is not None and stream is not None and stream.connected_at is not None:
-            facts["connect_ms"] = _milliseconds(self._since, stream.connected_at)
+        if not self._ended and stream is not None and stream.connected_at is not None:
+            facts["connect_ms"] = _milliseconds(self._since.ticks, stream.connected_at)
             if self._secured_at is not None:
                 facts["handshake_ms"] = _milliseconds(stream.connected_at, self._secured_at)
                 facts["tls"], facts["cipher"], facts["peer"] = stream.version, stream.cipher, stream.peer_name
@@ -297,6 +298,7 @@ class _Attempt:
         if stream is None:
             raise MisuseError("secured() called without a stream")
         self._item.won(self)
+        self._begun()
         self._secured_at = self._network.reactor.seconds()
         self.sent = True
         self._answer_due = self._secured_at + self._network.limits.answer_seconds

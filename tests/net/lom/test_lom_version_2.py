@@ -192,8 +192,8 @@ def test_the_next_address_is_tried_while_one_is_silent(run_in_reactor: Run, dela
         outcomes, sockets = run_in_reactor(run(silent.getsockname()[1]))
     assert outcomes == [RelayOutcome("0001")]
     assert len(party.asked) == 1
-    assert sockets.kinds == ([None, None] if delay else ["tls_timeout", None])
-    assert [bool(record.cut_short) for record in sockets.records] == [bool(delay), False]
+    assert sockets.kinds == ([None] if delay else ["tls_timeout", None])  # a superfluous link has no record
+    assert not any(record.cut_short for record in sockets.records)
 
 
 def test_a_request_is_sent_over_one_link_where_two_addresses_answer(run_in_reactor: Run) -> None:
