@@ -59,6 +59,18 @@ def after_pending(clock: Clock, call: Callable[[], object]) -> DelayedCall:
     return clock.callLater(0, call) if order is None else order(call)
 
 
+def when_read(clock: Clock, expired: Callable[[], object]) -> None:
+    """Call at once; in a reactor with short turns, when what can be read now was read.
+
+    There a timer is on time although the answer it waits for may be next in line.
+    """
+    order: Callable[[Callable[[], object]], DelayedCall] | None = getattr(clock, "after_pending", None)
+    if order is None:
+        expired()
+    else:
+        order(expired)
+
+
 class Alarm:
     """A timer that its owner sets, moves and cancels; ``due`` is called once when it expires.
 

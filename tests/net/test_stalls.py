@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from conftest import RunInReactor
@@ -13,7 +14,13 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from agent.errors import PeerError
+from agent.net.http.connection import AnswerTimeout, HTTPConnection
+from agent.net.http.http1 import Origin
 from agent.net.timing import OutOfTime, Stalls, within
+from agent.net.transport.errors import ConnectTimeout, HandshakeTimeout
+from agent.net.transport.stream import State, Timeouts, TLSStream
+from agent.net.transport.tls import TLSContexts
 
 
 class Limited:
@@ -124,3 +131,65 @@ def test_no_timer_is_left() -> None:
     limited.stalls.stop()
     assert limited.outcomes == ["in time"]
     assert limited.clock.getDelayedCalls() == []
+
+
+class InLine(Clock):
+    """A clock of a reactor with short turns: what is ordered waits until what can be read was read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ordered: list[Callable[[], object]] = []
+
+    def after_pending(self, call: Callable[[], object]) -> None:
+        self.ordered.append(call)
+
+
+class Asker:
+    """Sends no request, but waits for its answer."""
+
+    def __init__(self) -> None:
+        self.errors: list[PeerError] = []
+
+    def answered(self, _response: object) -> None:
+        raise AssertionError("no answer comes")
+
+    def broke(self, error: PeerError) -> None:
+        self.errors.append(error)
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_an_answer_that_waits_in_line_is_read_before_its_request_times_out(came: bool) -> None:
+    clock, asker = InLine(), Asker()
+    connection: Any = HTTPConnection(
+        clock, None, TLSContexts(), Origin("mdm.test", 443), (), None, timeouts=Timeouts(answer=1.0)
+    )
+    connection._caller, connection._answer_due = asker, 1.0
+    clock.advance(1.0)
+    connection._late()
+    assert asker.errors == []
+    (expired,) = clock.ordered
+    if came:
+        connection._finish()
+    expired()
+    assert [type(error) for error in asker.errors] == ([] if came else [AnswerTimeout])
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_a_connection_that_waits_in_line_is_opened_before_it_times_out(came: bool) -> None:
+    clock = InLine()
+    lost: list[PeerError] = []
+    owner = type("Owner", (), {"lost": lambda _self, error: lost.append(error)})()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = TLSStream(clock, ours, None, None, owner, timeouts=Timeouts(connect=1.0, handshake=5.0))
+        clock.addWriter = clock.removeWriter = clock.removeReader = lambda _stream: None
+        stream.connect()
+        clock.advance(1.0)
+        (expired,) = clock.ordered
+        if came:
+            stream.state, stream._due = State.HANDSHAKING, 6.0  # as the stream does when the connection is there
+        expired()
+        assert [type(error) for error in lost] == ([] if came else [ConnectTimeout])
+        clock.advance(5.0)
+        clock.ordered[-1]()
+        assert [type(error) for error in lost] == [HandshakeTimeout if came else ConnectTimeout]

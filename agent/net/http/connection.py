@@ -20,7 +20,7 @@ from agent.net.http.http1 import Origin, Response, ResponseMalformed, ResponseRe
 from agent.net.http.http2 import HTTP2Client, StreamReset
 from agent.net.http.request import Request
 from agent.net.http.resumption import ResumedCheck, Resumption
-from agent.net.timing import DelayedCall, Reactor, extended_deadline
+from agent.net.timing import DelayedCall, Reactor, extended_deadline, when_read
 from agent.net.transport.errors import ConnectFailed, ConnectionBroken, ConnectionClosed
 from agent.net.transport.openssl_direct import let_go_of_identity
 from agent.net.transport.plain import PlainConnection, Unchecked
@@ -303,9 +303,14 @@ class HTTPConnection:
         left = self._answer_due - now
         if left > 0.0:
             self._timer = self._reactor.callLater(left, self._late)
-            return
-        self._close_stream()
-        self._failed(AnswerTimeout(f"the server did not answer within {self._timeouts.answer:g} s"))
+        else:
+            when_read(self._reactor, partial(self._expired, self._answer_due))
+
+    def _expired(self, due: float) -> None:
+        """The time limit of the request that was due at ``due`` is over; an answer that came meanwhile was read."""
+        if self._answer_due == due:
+            self._close_stream()
+            self._failed(AnswerTimeout(f"the server did not answer within {self._timeouts.answer:g} s"))
 
     def _close_stream(self) -> None:
         """Close the connection with close_notify, in HTTP/2 after GOAWAY (RFC 9113, 5.4.1 and 6.8)."""

@@ -16,7 +16,7 @@ from agent.lom.link import ControllerLink, LinkAnswer, LinkBroken, LinkError, Li
 from agent.lom.relay import DeviceRefused, Relay
 from agent.lom.requests import RelayItem, RelayOutcome
 from agent.measure.operations import Facts, Operation, Operations
-from agent.net.timing import Alarm, Reactor, extended_deadline
+from agent.net.timing import Alarm, Reactor, extended_deadline, when_read
 from agent.net.transport.errors import HandshakeFailed
 from agent.net.transport.stream import Timeouts, TLSStream
 from agent.net.transport.tls import TLSContexts
@@ -335,9 +335,14 @@ class _Attempt:
         self._answer_due = extended_deadline(self._answer_due, now)
         if self._answer_due > now:
             self._answer_limit.set_at(self._answer_due)
-            return
-        limit = self._network.limits.answer_seconds
-        self._item.ended(self, AnswerTimeout(f"the Device did not answer within {limit:g} s"))
+        else:
+            when_read(self._network.reactor, self._expired)
+
+    def _expired(self) -> None:
+        """The time limit is over; an answer that came meanwhile was read."""
+        if not self._ended and self._stream is not None:
+            limit = self._network.limits.answer_seconds
+            self._item.ended(self, AnswerTimeout(f"the Device did not answer within {limit:g} s"))
 
     def _let_go(self) -> TLSStream | None:
         """Drop the stream; the caller ends it."""

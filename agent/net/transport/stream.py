@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from agent.errors import MisuseError, PeerError
-from agent.net.timing import DelayedCall, Reactor, extended_deadline
+from agent.net.timing import DelayedCall, Reactor, extended_deadline, when_read
 from agent.net.transport.errors import (
     ConnectFailed,
     ConnectionBroken,
@@ -367,6 +367,16 @@ class TLSStream:
         self._due = extended_deadline(self._due, now)
         left = self._due - now
         if left > 0.0:
+            self._arm(left)
+        else:
+            when_read(self._reactor, self._expired)
+
+    def _expired(self) -> None:
+        """The time limit is over, unless a step ended while what can be read was read."""
+        left = self._due - self._reactor.seconds()
+        if self._timer is None or self._timer.active() or self.state not in (State.CONNECTING, State.HANDSHAKING):
+            return
+        if left > 0.0:  # the connection is there: the handshake has its own limit
             self._arm(left)
         elif self.state is State.CONNECTING:
             self._lose(ConnectTimeout(f"no TCP connection within {self._timeouts.connect:g} s"))
