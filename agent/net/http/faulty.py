@@ -166,6 +166,8 @@ class FaultyConnection(HTTPConnection):
     def _write(self, octets: bytes) -> None:
         """Write bytes; what HTTP/2 sends after the first frames follows the rest of them, or is cut off with it."""
         fault = self._fault
+        if fault is not None and fault.drop == "before_request":
+            return  # not even an answer to the server's SETTINGS
         if fault is None or not self._begun or (fault.drop != "in_request" and fault.bytes_per_s is None):
             super()._write(octets)
         elif octets and fault.drop != "in_request":
