@@ -60,9 +60,8 @@ class ResetSite(BoundedSite):
     """The lab's site, which forgets a Mac whose request over HTTP/2 was reset before its end."""
 
     def __init__(self, root: Any, lab: Lab) -> None:
-        super().__init__(root)
+        super().__init__(root, requests=_ResetRequest)
         self.lab = lab
-        self.requestFactory = _ResetRequest
 
 
 class _ResetRequest(BoundedRequest):

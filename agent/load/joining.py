@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.errors import OperatorError
 from agent.files import read_file, write_file
 from agent.load.control import ANY_SHARD
 from agent.net.transport.addresses import address_text, parse_address
-from agent.pki.certificates import CertificateError, own_certificate
+from agent.pki.certificates import CertificateError, own_certificate, read_pem
 
 DEFAULT_JOIN_FILE = "join.json"
 EXAMPLE_PORT = 7700  # in errors and in the documentation
@@ -89,8 +88,8 @@ def decoded(octets: bytes, where: str, *, connect: str | None = None, shard: int
     """The invitation in a join file; ``connect`` and ``shard`` replace its address and shard. Raises OperatorError."""
     try:
         file = msgspec.json.decode(octets, type=_JoinFile)
-        ca = x509.load_pem_x509_certificate(file.ca.encode()).public_bytes(Encoding.DER)
-        own_certificate(ca)
+        (certificate,) = read_pem(file.ca.encode())
+        ca = certificate.public_bytes(Encoding.DER)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, CertificateError) as error:
         raise OperatorError(
             f"Expected a join file of lom-agent run --listen in {where}, found another content. Copy the file again."

@@ -190,6 +190,8 @@ TEXT = {
     "profiles/making.py": "UUIDs of our own profiles",
     "measure/exchanges.py": "a person looks for text",
     "service/api/requests.py": "a person looks for text",
+    "device/ddm/declared.py": "the order of names in a list",
+    "device/ddm/predicate_values.py": "[c] of a predicate: text",
 }
 
 

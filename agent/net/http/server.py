@@ -24,8 +24,11 @@ class BoundedSite(Site):
 
     noisy = False
 
-    def __init__(self, root: Any, *, max_body: int = MAX_BODY_BYTES, **arguments: Any) -> None:
-        super().__init__(root, requestFactory=BoundedRequest, parsePOSTFormSubmission=False, **arguments)
+    def __init__(
+        self, root: Any, *, max_body: int = MAX_BODY_BYTES, requests: type[Request] | None = None, **arguments: Any
+    ) -> None:
+        made = requests or BoundedRequest
+        super().__init__(root, requestFactory=made, parsePOSTFormSubmission=False, **arguments)
         self.max_body = max_body
         self.keeps_body: Callable[[Any], bool] = lambda _request: True
         """Decides by a request's header whether its body is kept, or read and discarded."""

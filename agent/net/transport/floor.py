@@ -13,7 +13,7 @@ from typing import Any
 from OpenSSL import SSL, crypto
 
 from agent.net.transport.tls import Check
-from agent.pki.certificates import CertificateError, from_openssl
+from agent.pki.certificates import CertificateError, read_certificate
 from agent.pki.tls_floor import SINCE, Fault, Handshake, faults
 from agent.pki.verify import PeerRejected
 
@@ -83,7 +83,7 @@ _DER = crypto.FILETYPE_ASN1
 @lru_cache(_KNOWN)
 def _judged(version: str, cipher: str, extended: bool | None, certificate: bytes) -> tuple[Fault, ...]:
     try:
-        own = from_openssl(crypto.load_certificate(_DER, certificate))
+        own = read_certificate(certificate)
     except CertificateError:  # the peer's check has its own rule for this
         own = None
     return faults(Handshake(version, cipher, extended, own))
