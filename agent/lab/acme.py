@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from agent.errors import PeerError
 from agent.lab.attested import Attested, attested_by
 from agent.lab.challenges import Challenges
+from agent.lab.defects import NONE, Defects
 from agent.pki.acme.attestation import CHALLENGE, PERMANENT_IDENTIFIER, attestation_in
 from agent.pki.acme.errors import ACMEError, ACMEProblem
 from agent.pki.acme.jws import (
@@ -78,8 +79,11 @@ def _problem(type_: str, detail: str, status: int = 400) -> ACMEProblem:
 class ACMEService(Challenges):
     """The resources of ACME below ``url``, which is set when the lab listens. The challenges are client identifiers."""
 
-    def __init__(self, authorities: Authorities, unused: MutableSet[str] | None = None) -> None:
+    def __init__(
+        self, authorities: Authorities, unused: MutableSet[str] | None = None, defects: Defects = NONE
+    ) -> None:
         super().__init__(unused)
+        self._defects = defects
         self.url = ""
         self._authorities = authorities
         self._nonces: OrderedDict[str, None] = OrderedDict()
@@ -100,14 +104,16 @@ class ACMEService(Challenges):
         except ACMEError as error:
             answer = _refusal(_problem("malformed", str(error)))
         headers = {**answer.headers, "Link": f'<{self.directory_url}>;rel="index"', "Cache-Control": "no-store"}
-        if path != "/directory":
+        if path != "/directory" and not (path == "/new-nonce" and "acme-nonce-none" in self._defects):
             headers["Replay-Nonce"] = self._new_nonce()
         return ACMEAnswer(answer.status, answer.content_type, answer.body, headers)
 
     def _answer(self, method: str, path: str, body: bytes, content_type: str) -> ACMEAnswer:
         if method in ("GET", "HEAD"):
             if path == "/directory":
-                return _json(200, {name: f"{self.url}/{place}" for name, place in _DIRECTORY.items()})
+                short = "acme-directory-short" in self._defects
+                places = {name: place for name, place in _DIRECTORY.items() if not (short and name == "newOrder")}
+                return _json(200, {name: f"{self.url}/{place}" for name, place in places.items()})
             if path == "/new-nonce":
                 return ACMEAnswer(204 if method == "GET" else 200, JSON, b"")
             raise _problem("malformed", "Expected a POST.", 405)
@@ -194,7 +200,7 @@ class ACMEService(Challenges):
 
     def _shown_challenge(self, order: _Order) -> dict[str, Any]:
         shown = {
-            "type": CHALLENGE,
+            "type": "http-01" if "acme-challenge-http" in self._defects else CHALLENGE,
             "url": f"{self.url}/challenge/{order.number}",
             "token": order.token,
             "status": order.challenge,
@@ -233,7 +239,7 @@ class ACMEService(Challenges):
     def _certificate(self, order: _Order, _payload: bytes) -> ACMEAnswer:
         if not order.certificate:
             raise _problem("orderNotReady", "The order has no certificate.", 403)
-        return ACMEAnswer(200, PEM_CHAIN, order.certificate)
+        return ACMEAnswer(200, JSON if "acme-chain-type" in self._defects else PEM_CHAIN, order.certificate)
 
     def _new_nonce(self) -> str:
         nonce = secrets.token_urlsafe(16)

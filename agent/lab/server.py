@@ -83,7 +83,7 @@ class LabServer:
         self.push: LabPush | None = None
         self._reactor = reactor
         self._scep = SCEPService(authorities, challenges, lab.defects) if scep else None
-        self._acme = ACMEService(authorities, challenges) if acme else None
+        self._acme = ACMEService(authorities, challenges, lab.defects) if acme else None
         # 2040 bits: OpenSSL rounds its strength up to that of 2048, and accepts it.
         weak = rsa.generate_private_key(65537, 2040) if "tls-weak-key" in lab.defects else None  # noqa: S505
         self._identity = authorities.server_identity(names, weak)

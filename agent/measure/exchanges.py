@@ -34,6 +34,7 @@ SECRET_NAMES = (
     "authtoken",
     "digestresponse",
     "tokendata",
+    "clientidentifier",
 )
 SECRET_PARTS = (
     "challenge",
@@ -229,6 +230,21 @@ def is_secret(name: str) -> bool:
     return lower in SECRET_NAMES or any(part in lower for part in SECRET_PARTS)
 
 
+def has_secret(name: str, mapping: Mapping[str, Any]) -> bool:
+    """Whether the value of this key of ``mapping`` is not shown.
+
+    Also a private key, what an ACME request says (RFC 7515, with the client identifier), and the client identifier in
+    an answer.
+    """
+    if is_secret(name):
+        return True
+    if name == "PayloadContent":
+        return mapping.get("PayloadType") in SECRET_PAYLOADS
+    if name == "payload":
+        return "protected" in mapping and "signature" in mapping
+    return name == "value" and mapping.get("type") == "permanent-identifier"
+
+
 def _parsed(body: bytes) -> Any:
     """The value of a property list or of JSON; None for other bytes."""
     start = body[:64].lstrip()
@@ -261,14 +277,12 @@ def _shown(value: Any, depth: int) -> Any:
 
 
 def _shown_mapping(value: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    holds_key = value.get("PayloadType") in SECRET_PAYLOADS
     shown: dict[str, Any] = {}
     for name, each in value.items():
         if len(shown) >= _SHOWN_ITEMS:
             shown["…"] = f"{len(value) - _SHOWN_ITEMS:,} more"
             break
-        secret = is_secret(name) or (holds_key and name == "PayloadContent")
-        shown[_cut(name)] = REDACTED if secret else _shown(each, depth - 1)
+        shown[_cut(name)] = REDACTED if has_secret(name, value) else _shown(each, depth - 1)
     return shown
 
 

@@ -38,10 +38,11 @@ def test_the_lab_passes_every_requirement_and_its_trace_gives_the_same_verdicts(
 ) -> None:
     trace = run_in_reactor(played_in_lab(requirements()))
     judgement = judge(trace, requirements(), {})
-    # What only a lab with SCEP can show is judged there.
-    left = [each.requirement for each in judgement.judged if each.verdict is Verdict.NOT_TESTED]
-    by_scep = judge(run_in_reactor(played_in_lab(left, scep=True)), left, {}).judged if left else ()
-    judged = [*(each for each in judgement.judged if each.requirement not in left), *by_scep]
+    judged = list(judgement.judged)
+    for identity in ("scep", "acme"):  # what only a lab with these can show is judged there
+        left = [each.requirement for each in judged if each.verdict is Verdict.NOT_TESTED]
+        again = judge(run_in_reactor(played_in_lab(left, identity=identity)), left, {}).judged
+        judged = [*(each for each in judged if each.requirement not in left), *again]
     assert [(each.requirement.id, each.finding) for each in judged if each.verdict is not Verdict.PASS] == []
     assert judgement.exit_status == 0
     file = write_trace(tmp_path / "trace.jsonl", trace)
@@ -71,7 +72,7 @@ def mac_of(record: MacRecord) -> Mac:
 
 @pytest.mark.parametrize("defect", all_defects(), ids=lambda defect: defect.name)
 def test_a_defect_fails_exactly_its_requirements(run_in_reactor: Run, defect: Defect, tmp_path: Path) -> None:
-    trace = run_in_reactor(played_in_lab(group_of(defect), frozenset({defect.name}), scep=defect.scep))
+    trace = run_in_reactor(played_in_lab(group_of(defect), frozenset({defect.name}), identity=defect.identity))
     judgement = judge(trace, requirements(), {})
     assert sorted(each.requirement.id for each in judgement.failures()) == sorted(defect.fails)
     for each in judgement.failures():

@@ -20,7 +20,7 @@ from agent.conform.verdicts.requirement import Level, Requirement
 from agent.servers.configs import RequestTemplate, Trust, WebhookConfig
 
 InReactor = Callable[[Coroutine[Any, Any, Any]], Any]
-LACKS = {"ddm": False, "scep": False}
+LACKS = {"ddm": False, "scep": False, "acme": False}
 BROKEN = {
     "error": ("MDM-SESSION-07",),
     "forgets": ("MDM-SESSION-06",),
@@ -75,7 +75,7 @@ def test_a_correct_server_breaks_no_must_and_what_it_lacks_is_never_a_pass(
     musts = [each.id for each in mdm if each.level is Level.MUST]
     assert [(id_, found[id_].finding) for id_ in musts if found[id_].verdict is Verdict.FAIL] == []
     assert {found[id_].verdict for ids in BROKEN.values() for id_ in ids} == {Verdict.PASS}
-    for area in ("MDM-DDM", "MDM-SCEP"):
+    for area in ("MDM-DDM", "MDM-SCEP", "MDM-ACME"):
         verdicts = {each.verdict for id_, each in found.items() if id_.startswith(area)}
         assert verdicts == {Verdict.NOT_APPLICABLE}
 

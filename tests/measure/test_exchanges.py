@@ -221,3 +221,15 @@ def test_any_body_is_json(value: Any, fmt: Any, cut: int) -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_shown(body: bytes) -> None:
     json.dumps(as_shown(exchange(request=body, response=body, rules=("a",))))
+
+
+def test_a_client_identifier_of_acme_is_not_shown() -> None:
+    order = {"identifiers": [{"type": "permanent-identifier", "value": "once"}], "status": "pending"}
+    request = {"protected": "e30", "payload": "b25jZQ", "signature": "c2ln"}
+    for body in (order, request, {"ClientIdentifier": "once"}):
+        shown = json.dumps(decoded(json.dumps(body).encode()))
+        assert REDACTED in shown
+        assert "once" not in shown
+        assert "b25jZQ" not in shown
+    other = {"type": "dns", "value": "mdm.test", "payload": 1}
+    assert decoded(json.dumps(other).encode()) == other

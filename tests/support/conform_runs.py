@@ -46,9 +46,13 @@ async def played(target: Target, requirements: Sequence[Requirement], **options:
     return recorder.trace
 
 
-async def played_in_lab(requirements: Sequence[Requirement], defects: Defects = NONE, *, scep: bool = False) -> Trace:
+async def played_in_lab(
+    requirements: Sequence[Requirement], defects: Defects = NONE, *, identity: str = "pkcs12"
+) -> Trace:
     """The same against a lab with these defects. What it must do and does not is waited for briefly."""
     patience = BRIEF if defects else SECONDS
     return await played(
-        embedded_lab(reactor, authorities(), scep=scep, defects=defects), requirements, patience=patience
+        embedded_lab(reactor, authorities(), scep=identity == "scep", acme=identity == "acme", defects=defects),
+        requirements,
+        patience=patience,
     )

@@ -84,7 +84,7 @@ def lab(
         with importing():
             from agent.lab.defects import all_defects
         for each in all_defects():
-            needs = " Needs --identity scep." if each.scep else ""
+            needs = "" if each.identity == "pkcs12" else f" Needs --identity {each.identity}."
             click.echo(f"{each.name:32}{each.changes} Fails: {', '.join(each.fails)}.{needs}")
         return
     if scep_port and identity != "scep":

@@ -31,7 +31,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from agent import plists
-from agent.measure.exchanges import SECRET_PAYLOADS, is_secret
+from agent.measure.exchanges import has_secret
 from agent.pki.certificates import CertificateError, read_certificate, read_certificates
 from agent.pki.cms import CMSError, certificates_in, looks_signed, open_signed
 from agent.pki.identity import IdentityError, load_pkcs12
@@ -221,7 +221,7 @@ def _kept_mapping(value: Mapping[str, Any], depth: int) -> dict[str, Any]:
             name = f"${name}"
         if name == "PayloadContent" and value.get("PayloadType") == _PKCS12:
             kept[name] = _certificates(each, value.get("Password"))
-        elif is_secret(name) or name.lower() in _COMPARED or _holds_key(name, value):
+        elif has_secret(name, value) or name.lower() in _COMPARED:
             kept[name] = _redacted(name, each)
         elif name == "Payload" and isinstance(each, bytes):
             kept[name] = _kept_profile(each, depth)
@@ -230,10 +230,6 @@ def _kept_mapping(value: Mapping[str, Any], depth: int) -> dict[str, Any]:
         else:
             kept[name] = _kept(each, depth - 1)
     return kept
-
-
-def _holds_key(name: str, value: Mapping[str, Any]) -> bool:
-    return name == "PayloadContent" and value.get("PayloadType") in SECRET_PAYLOADS
 
 
 def _redacted(name: str, value: Any) -> Any:

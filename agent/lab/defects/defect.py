@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,5 +16,5 @@ class Defect:
     """What the lab then does, as a sentence."""
     fails: tuple[str, ...]
     """The ids of the requirements that fail, and no others."""
-    scep: bool = False
-    """Whether it shows only where identities come by SCEP."""
+    identity: Literal["pkcs12", "scep", "acme"] = "pkcs12"
+    """How identities have to come for it to show; by default it shows in any case."""
