@@ -175,7 +175,7 @@ class _ControllerEnd:
         others = [attempt for attempt in self._attempts if attempt is not winner]
         self._attempts = [winner]
         for attempt in others:
-            lost = RaceLost(f"the Device answered first at {winner.address}")
+            lost = RaceLost("another address of the Device completed its handshake first")
             facts = attempt.facts(lost)
             attempt.close()
             attempt.end(lost, *facts)

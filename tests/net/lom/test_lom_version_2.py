@@ -193,7 +193,8 @@ def test_the_next_address_is_tried_while_one_is_silent(run_in_reactor: Run, dela
     assert outcomes == [RelayOutcome("0001")]
     assert len(party.asked) == 1
     assert sockets.kinds == ([None, None] if delay else ["tls_timeout", None])
-    assert [bool(record.cut_short) for record in sockets.records] == [bool(delay), False]
+    lost = "another address of the Device completed its handshake first" if delay else None  # one text for any address
+    assert [record.cut_short for record in sockets.records] == [lost, None]
 
 
 def test_a_request_is_sent_over_one_link_where_two_addresses_answer(run_in_reactor: Run) -> None:
