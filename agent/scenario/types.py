@@ -180,7 +180,7 @@ class LoadPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Annotated[float, Meta(ge=0)] | None,
         key(
             "How much memory Macs without a session may keep in all workers, so that their next session costs less CPU "
-            "time; beyond it the least recently used ones are serialised. None: an eighth of the machine's.",
+            "time; beyond it the least recently used ones are serialised. 0: none; none: an eighth of the machine's.",
             "MiB",
             example=512,
         ),
