@@ -41,7 +41,7 @@ _MAX_COMMAND_BYTES = 8 * 1024 * 1024
     type=click.Choice(["device", "user"]),
     default="device",
     show_default=True,
-    help="Where the command comes: some are for the channel of the logged-in user.",
+    help="The channel on which the command comes: that of the device, or that of its logged-in user.",
 )
 def answer(
     command: IO[bytes],

@@ -10,7 +10,9 @@ from agent.cli.signals import importing
 
 
 @click.command("attestation-root")
-@click.option("--out", type=click.Path(dir_okay=False), metavar="FILE", help="Write it to this file.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False), metavar="FILE", help="Write it to this file.  [default: standard output]"
+)
 def attestation_root(out: str | None) -> None:
     """Print the root certificate of the simulated Macs' attestations.
 

@@ -47,7 +47,9 @@ COMMANDS: Mapping[str, Entry] = {
     "run": Entry("run:run", "Run a fleet of Macs against an MDM server."),
     "scenario": Entry("scenarios.commands:scenario", 'Write and check scenarios, the TOML files for "lom-agent run".'),
     "serve": Entry("serve:serve", "Run Macs that other programs control over HTTP, until Ctrl-C."),
-    "worker": Entry("worker:worker", "Join a run of another machine, and run a part of its fleet here."),
+    "worker": Entry(
+        "worker:worker", "Join a run that was started on another machine, and run a part of its fleet here."
+    ),
 }
 
 

@@ -62,7 +62,8 @@ from agent.fleet.population import DEFAULT_SEED
     type=click.Choice(["auto", "1.1"]),
     default="auto",
     show_default=True,
-    help="The HTTP of the Macs: HTTP/2 where the server chooses it by ALPN, or always HTTP/1.1.",
+    help="The HTTP version of the Macs: auto, HTTP/2 if the server chooses it by ALPN and otherwise HTTP/1.1, or 1.1, "
+    "always HTTP/1.1.",
 )
 @click.option(
     "--lab", is_flag=True, help="Run the embedded MDM server in this process, with an APNs gateway for its pushes."

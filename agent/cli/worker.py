@@ -20,14 +20,14 @@ from agent.unix import check_unix
 @click.option(
     "--connect",
     metavar="ADDRESS:PORT",
-    help="The address of the run; its certificate must have this name or address.  [default: that of the join file]",
+    help="The address of the run, which must be in its certificate (--advertise).  [default: that of the join file]",
 )
 @click.option(
     "--shard",
     type=click.IntRange(0),
     metavar="N",
-    help="Be worker N, from 0, so that a launcher that starts it again does not start another one.  [default: the next "
-    "that is missing]",
+    help="Be worker N, from 0. A second worker N is refused, so it is safe to start it again.  [default: the next that "
+    "is missing]",
 )
 @click.option(
     "--wait",
@@ -38,12 +38,13 @@ from agent.unix import check_unix
     help="How long to wait for the join file and for the run to listen.",
 )
 def worker(join_file: str, connect: str | None, shard: int | None, wait: float) -> None:
-    """Join a run of another machine, and run a part of its fleet here.
+    """Join a run that was started on another machine, and run a part of its fleet here.
 
-    Start the run first, "lom-agent run my.toml --listen 10.0.0.1:7700 --workers 4", and copy its join file here: it has
-    a secret. All else comes over the link: the scenario, the Macs, the secrets of the server. The results go back.
+    Start the run there, "lom-agent run my.toml --listen 10.0.0.1:7700 --workers 4", and copy its join file, which
+    contains a secret, to this machine. The worker gets everything else over the network: the scenario, the Macs, the
+    secrets of the server. It sends its results back at the end. docs/distributed.md has examples.
 
-    A worker that is lost is not replaced, and cannot join again: its Macs would enroll twice.
+    A worker that is lost is not replaced, and cannot join again, because its Macs would enroll twice.
 
     Exit status: 0 the run ended; 1 the worker could not go on; 2 it could not join.
     """

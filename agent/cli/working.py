@@ -78,6 +78,11 @@ def _invitation(join_file: str, connect: str | None, shard: int | None, until: f
         return decoded(octets, "standard input", connect=connect, shard=shard)
     while not Path(join_file).exists() and time.monotonic() < until and stopping.number is None:
         time.sleep(LOOK_SECONDS)
+    if not Path(join_file).exists() and stopping.number is None:
+        raise OperatorError(
+            f"Expected the join file {join_file}, found none. Copy it from the machine of the run, which writes it "
+            "when it listens, or wait longer (--wait)."
+        )
     return read_join_file(join_file, connect=connect, shard=shard)
 
 

@@ -10,6 +10,7 @@ from agent.device.commands import carry_out
 from agent.device.mac import Device
 from agent.device.steps import AttestProperties, CommandSteps, ObtainIdentity, ReadDate, RelayItems
 from agent.device.supported import DEVICE_CHANNEL
+from agent.device.user_channel import Account, UserDevice
 from agent.errors import OperatorError, PeerError
 from agent.fleet.population import Mac, Population
 from agent.lom.endpoint import LOMConfiguration
@@ -19,6 +20,7 @@ from agent.lom.requests import Dialect
 from agent.mdm.access_rights import ALL_RIGHTS
 from agent.mdm.commands import CommandMalformed, parse_command
 from agent.mdm.results import Result, Status
+from agent.mdm.session import Session
 from agent.mdm.values import Warn, ignore_warning
 from agent.pki.issuing.authority import CLIENT_USAGE, LOM_USAGE, Authority
 from agent.profiles.acme import ACMEPayload
@@ -120,15 +122,23 @@ def answer_among(
     for endpoint in macs_by_index.values():
         book.add(endpoint)
     chosen = macs_by_index[index]
+    device = chosen.device if channel == DEVICE_CHANNEL else _with_user(chosen.device)
     try:
         command = replace(parse_command(octets), channel=channel)
     except CommandMalformed as error:
-        return Result(Status.COMMAND_FORMAT_ERROR).body(chosen.device.mac.udid, error.command_uuid)
-    outcome = carry_out(chosen.device, command)
+        return device.addressed(Result(Status.COMMAND_FORMAT_ERROR).body(device.mac.udid, error.command_uuid))
+    outcome = carry_out(device, command)
     result = outcome if isinstance(outcome, Result) else _run(outcome, chosen, MemoryNetwork(book))
-    for text in chosen.device.take_warnings():
+    for text in device.take_warnings():
         warn(text)
-    return result.body(chosen.device.mac.udid, command.uuid)
+    return device.addressed(result.body(device.mac.udid, command.uuid))
+
+
+def _with_user(device: Device) -> UserDevice:
+    """The Mac on the user channel of a local user, who has logged in."""
+    device.user = UserDevice(device, Account.of(device.mac, network=False), Session(device.mac.udid, lambda: 0.0))
+    device.user.managed = True
+    return device.user
 
 
 def _attested(device: Device, nonce: bytes | None) -> tuple[bytes, ...]:

@@ -70,19 +70,17 @@ class Account:
 
 
 class UserDevice(Device):
-    """A Mac on its user channel.
-
-    ``managed`` is whether the server manages the user: None before it has answered, False until the next login where it
-    answered UserAuthenticate with 410. ``auth_token`` is that of the present login; empty if the server asks for none.
-    """
+    """A Mac on its user channel."""
 
     __slots__ = ("account", "auth_token", "device", "managed")
 
     def __init__(self, device: Device, account: Account, session: Session) -> None:  # the parts of a Mac are its own
         object.__setattr__(self, "device", device)
         self.account = account
+        # Whether the server manages the user: None before it has answered; False after 410 to UserAuthenticate, until
+        # the next login.
         self.managed: bool | None = None
-        self.auth_token = ""
+        self.auth_token = ""  # of the present login; empty if the server asks for none
         self.session = session
         self._clear()
 

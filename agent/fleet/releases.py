@@ -20,9 +20,9 @@ Each simulated Mac has a release of macOS and behaves as that release does: it h
 status items, declarations, payload keys and check-in keys that [Apple's
 schema](https://github.com/apple/device-management) gives to it. A command that the release does not have, or does not
 have on the channel, is answered like an unknown one: `Error` with `MCMDMErrorDomain` 12021. The same applies to an
-item of `Settings`. The key of such a query is left out of the answer to `DeviceInformation`. Apple documents none of
-these three answers; they are our choice. What Apple says only in words, such as that `InstalledApplicationList` has
-no `BundleSize` from macOS 26 on, is in [modelled.md](modelled.md#commands).
+item of `Settings`. A query of `DeviceInformation` that the release does not have is left out of the answer. Apple
+documents none of these three answers; they are our choice. What Apple says only in words, such as that
+`InstalledApplicationList` has no `BundleSize` from macOS 26 on, is in [modelled.md](modelled.md#commands).
 
 ## The macOS of a fleet
 
@@ -40,6 +40,7 @@ the Macs:
 Models are drawn first. A Mac then has a release that runs on its model; a model on which none of the versions runs is
 not in the fleet. The weights are our estimate for late 2026. A later version of this program may have other releases
 and weights: a Mac keeps its index, UDID, serial number, model and addresses for a seed, but may have another release.
+New models come with a build of their own, which is a row of its own.
 
 | macOS | build | weight | runs on |
 | --- | --- | --- | --- |
@@ -48,7 +49,8 @@ and weights: a Mac keeps its index, UDID, serial number, model and addresses for
 _CHANGES = """
 ## What changes with each release
 
-What Apple's schema says for Macs. A new message has all its keys, which are not listed again.
+What Apple's schema says for Macs, from the oldest release of the table on. A new message has all its keys, which are
+not listed again. The last column has the channels on which a message exists; it is empty where the schema has none.
 `python -m agent.fleet.releases 15.5 27.0` prints what differs between any two releases.
 """
 

@@ -57,7 +57,7 @@ class LinkOwner(Protocol):
 
 
 class ServerOwner(LinkOwner, Protocol):
-    """The conductor."""
+    """The conductor, which is told of the shards that join."""
 
     def joined(self, link: ControlLink, host: str) -> None:
         """A shard has joined from this address."""

@@ -31,8 +31,8 @@ def own_address(scheduler: str) -> str:
     """The address of this machine on the way to the scheduler. Raises OperatorError."""
     host, _, port = scheduler.rpartition("://")[2].rpartition(":")
     try:
-        if int(port) > _MAX_PORT:  # getaddrinfo would take the rest of it
-            raise ValueError("no port")
+        if not (port.isascii() and port.isdigit()) or int(port) > _MAX_PORT:  # getaddrinfo would take the rest of it
+            raise ValueError("it has no valid port")
         family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
             probe.connect(address)  # of UDP: nothing is sent

@@ -1,7 +1,7 @@
 """The task of one shard on a Dask cluster: it starts ``lom-agent worker`` there and waits for its end.
 
 Imports nothing of this program, so that a Dask worker stays small. The join secret is made here: the conductor gets its
-digest through the scheduler, which so never has a secret, and the shard gets it from its standard input.
+digest through the scheduler, so that the scheduler never has a secret, and the shard reads it from standard input.
 """
 
 from __future__ import annotations

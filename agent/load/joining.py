@@ -92,7 +92,7 @@ def decoded(octets: bytes, where: str, *, connect: str | None = None, shard: int
         ca = certificate.public_bytes(Encoding.DER)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, CertificateError) as error:
         raise OperatorError(
-            f"Expected a join file of lom-agent run --listen in {where}, found another content. Copy the file again."
+            f"Expected a join file of lom-agent run --listen in {where}, found other content. Copy the file again."
         ) from error
     host, port = parse_address(connect or file.address, "--connect", EXAMPLE_PORT, names=True)
     number = file.shard if shard is None else shard

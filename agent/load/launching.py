@@ -67,7 +67,7 @@ class LocalLauncher:
 
 
 class JoinLauncher:
-    """Whoever has the join file starts ``lom-agent worker`` with it, on any machine."""
+    """Waits for shards that somebody starts with ``lom-agent worker`` and the join file, on any machine."""
 
     elsewhere = True
 

@@ -9,11 +9,13 @@ from agent.errors import OperatorError
 
 
 class ListenAt(NamedTuple):
-    """An address to listen at, and the names and addresses in the certificate, of which the first is told to others."""
+    """An address to listen at."""
 
     host: str
     port: int = 0
+    """0: a free port."""
     names: tuple[str, ...] = ("127.0.0.1", "localhost")
+    """Names and addresses in the certificate; the first is in invitations and URLs."""
 
 
 LOOPBACK = ListenAt("127.0.0.1")

@@ -1,4 +1,4 @@
-"""The memory that the quiet Macs of a worker may keep, so that their next session costs less."""
+"""The memory that the idle Macs of a worker may keep, so that their next session costs less CPU time."""
 
 from __future__ import annotations
 

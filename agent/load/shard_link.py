@@ -28,7 +28,7 @@ JOIN_SECONDS = 30.0  # in which the conductor answers a Hello; a join secret may
 
 
 class Owner(Protocol):
-    """The shard."""
+    """The shard, which is told what the link does not handle itself."""
 
     def message_received(self, message: Message, /) -> None:
         """The conductor sent a message that is not about the link itself."""
@@ -38,13 +38,11 @@ class Owner(Protocol):
 
 
 class ShardLink:
-    """The link of one shard, from ``join`` to ``close``.
-
-    ``patience`` is how many seconds the conductor may send nothing. They are counted by this process's own timer, so
-    that a process that was stopped does not take the conductor for silent.
-    """
+    """The link of one shard, from ``join`` to ``close``."""
 
     def __init__(self, reactor: Any, invitation: Invitation, owner: Owner) -> None:
+        # Seconds for which the conductor may send nothing. They are counted by this process's own timer, so that a
+        # process that was stopped does not take the conductor for silent.
         self.patience = JOIN_SECONDS
         self._reactor = reactor
         self._invitation = invitation

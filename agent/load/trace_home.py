@@ -23,7 +23,7 @@ MOST_TRACE_BYTES = 1024 * 1024 * 1024  # of one shard: some three million operat
 
 
 def own_trace(plan: ShardPlan) -> ShardPlan:
-    """The plan of a shard that brings its trace home, with a new file for it. Raises OperatorError."""
+    """The plan of a shard that sends its trace to the conductor, with a new file for it. Raises OperatorError."""
     if not plan.trace_home:
         return plan
     try:
@@ -55,7 +55,7 @@ async def send_trace(plan: ShardPlan, deliver: Callable[[Message], Awaitable[Non
 
 
 def remove_trace(plan: ShardPlan) -> None:
-    """Remove the file: it is at home, or nobody can receive it."""
+    """Remove the file: the conductor has it, or nobody can receive it."""
     if plan.trace_home and plan.trace is not None:
         Path(plan.trace).unlink(missing_ok=True)
 

@@ -21,7 +21,7 @@ AT_ONCE = 4  # descriptors that epoll is asked for; the turn may be longer by al
 
 
 class PendingCall:
-    """A call that is made when what was ready at its order was handled."""
+    """A call that is made once every descriptor that was ready when it was ordered has been handled."""
 
     __slots__ = ("_call",)
 
@@ -77,7 +77,7 @@ class TurnReactor(EPollReactor):
 
 @implementer(IReadDescriptor)
 class _LastInLine:
-    """A descriptor that becomes ready after those that are: epoll appends it to their list."""
+    """A descriptor that becomes ready after those that are ready now, because epoll appends it to its list."""
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

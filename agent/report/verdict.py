@@ -20,7 +20,7 @@ from agent.report.pushes import own_failures, own_refusals
 DELAYS = "latencies include its own delays. Run it again with more cores, more machines or less load."
 MOST_NAMED = 3  # phases, kinds of failure or reasons in one sentence
 IN_THE_LAB = (
-    "The server was the embedded lab, which shares this machine with the load generator: the latencies show the flow, "
+    "The server was the embedded lab, which runs in the load generator's first process: the latencies show the flow, "
     "not a server."
 )
 

@@ -199,7 +199,9 @@ def _bounds(number: inspect.IntType | inspect.FloatType) -> str:
     least, most = number.ge, number.le
     if number.gt is not None:
         return f" above {_plain(number.gt)}" + ("" if most is None else f", at most {_plain(most)}")
-    return f" from {_plain(least)} to {_plain(most)}" if least is not None and most is not None else ""
+    if least is not None:
+        return f", {_plain(least)} or more" if most is None else f" from {_plain(least)} to {_plain(most)}"
+    return ""
 
 
 def _plain(number: float | None) -> str:

@@ -206,7 +206,10 @@ class ServerPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     insecure: Annotated[bool, key("Accept any server certificate. For experiments only.")] = False
     http: Annotated[
         Literal["auto", "1.1"],
-        key("The HTTP of the Macs: `auto`, HTTP/2 where the server chooses it by ALPN, or `1.1`, always HTTP/1.1."),
+        key(
+            "The HTTP version of the Macs: `auto`, HTTP/2 if the server chooses it by ALPN and otherwise HTTP/1.1, or "
+            "`1.1`, always HTTP/1.1."
+        ),
     ] = "auto"
     retries: Annotated[Retries, key("How often a failed enrollment of a Mac is retried.")] = 0
     lab: Annotated[LabPart | None, key("A lab in another process; none: the embedded lab.")] = None

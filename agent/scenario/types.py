@@ -162,7 +162,7 @@ class LoadPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     workers: Annotated[
         Annotated[int, Meta(ge=0, le=MOST_WORKERS)],
-        key("Worker processes that share the fleet; 0: one per core, except one for the embedded lab."),
+        key("Worker processes that share the fleet; 0: one per core, with the embedded lab one fewer."),
     ] = 0
     arrivals: Annotated[Literal["constant", "poisson"], key("The shape of the arrivals of phases with a `rate`.")] = (
         "constant"
@@ -180,7 +180,7 @@ class LoadPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Annotated[float, Meta(ge=0)] | None,
         key(
             "How much memory Macs without a session may keep in all workers, so that their next session costs less CPU "
-            "time; beyond it the least recently used ones are serialised. None: an eighth of the machine's.",
+            "time; beyond it the least recently used ones are serialised. 0: none; none: an eighth of the machine's.",
             "MiB",
             example=512,
         ),
@@ -321,7 +321,7 @@ class CommandPhase(ArrivingPhase, frozen=True, kw_only=True, tag="command"):
         Literal["device", "user"],
         key(
             "For the device channel of the Macs, or for the user channel of those with a user whom the server manages "
-            "(`fleet.users`); `user` with the lab and NanoMDM, which both call it `UDID:USERID`."
+            "(`fleet.users`); `user` with the lab and NanoMDM, whose name for it is `UDID:USERID`."
         ),
     ] = "device"
 

@@ -559,6 +559,7 @@ def test_the_answer_command_works_for_every_command(tmp_path: Path, request_type
     channel = channel_of(request_type)
     answer = plistlib.loads(answer_command(POPULATION, 3, octets, Dialect.SCHEMA, channel=channel))
     assert (answer["CommandUUID"], answer["UDID"]) == ("one", mac.udid)
+    assert answer.get("UserID") == (mac.user_id if channel == "user" else None)
     assert mac.apple_silicon
     unsupported = command_problem(request_type, mac.os_version, channel) and request_type != "Restrictions"
     fails = unsupported or request_type in (*NEED_MORE, *ON_INTEL)

@@ -70,16 +70,16 @@ class Declaration(Struct, omit_defaults=True, forbid_unknown_fields=True):
 
 
 class Declared(Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """Everything that declarative management has on a Mac.
-
-    ``token`` is the DeclarationsToken of ``declarations``. ``reported`` has the JSON of each status item that was
-    reported last, by name; ``full_report_at`` is when the next full report is due, in seconds since the epoch.
-    """
+    """Everything that declarative management has on a Mac."""
 
     token: str = ""
+    """The DeclarationsToken of ``declarations``; empty before the first synchronisation."""
     declarations: list[Declaration] = field(default_factory=list)
+    """In the order of the server."""
     reported: dict[str, bytes] = field(default_factory=dict)
+    """The value of each status item that was reported last, by name, as JSON."""
     full_report_at: float | None = None
+    """When the next full report is due, in seconds since the epoch; None before the first report."""
 
     @property
     def in_use(self) -> bool:

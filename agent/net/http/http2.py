@@ -77,12 +77,7 @@ class StreamReset(ConnectionBroken):
 
 
 class HTTP2Client:
-    """The client's end of one connection.
-
-    ``started`` is whether any part of the answer arrived. ``unprocessed`` is whether the server said that it did not
-    process the request, so that it can be sent again on another connection. ``going_away`` is whether the connection
-    ends after the answer.
-    """
+    """The client's end of one connection."""
 
     __slots__ = (
         "_block",
@@ -134,7 +129,10 @@ class HTTP2Client:
         self._frames = 0
         self._frames_allowed = MAX_FRAMES
         self._reset: StreamReset | None = None
-        self.waiting = self.going_away = self.started = self.unprocessed = False
+        self.waiting = False  # a request has no whole answer yet
+        self.started = False  # a part of the answer arrived
+        self.unprocessed = False  # the server did not process the request: it can be sent again on another connection
+        self.going_away = False  # the connection ends after the answer
 
     @property
     def usable(self) -> bool:

@@ -41,7 +41,7 @@ class UserSide:
 
     @property
     def observer(self) -> MacObserver | None:
-        """What is told about the commands."""
+        """The observer of the Mac's commands, for those of the user."""
         told = self._mac.observer
         return None if told is None else _Commands(told, self._mac)
 
@@ -61,6 +61,8 @@ class UserSide:
 
 
 class _Commands(MacObserver):
+    """Passes the commands of the user on, as those of the Mac."""
+
     def __init__(self, told: MacObserver, mac: SimulatedMac) -> None:
         self._told = told
         self._mac = mac
@@ -84,7 +86,7 @@ class UserSessions(Sessions):
     __slots__ = ("_user",)
 
     def for_user(self, user: UserDevice) -> UserSessions:
-        """The same, with the user."""
+        """Set the user; returns these sessions."""
         self._user = user
         return self
 

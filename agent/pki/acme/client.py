@@ -66,6 +66,7 @@ class Challenge:
     """Answer this challenge: the caller sends the object that the client POSTs."""
 
     type: str
+    """Such as ``device-attest-01``."""
     token: str
 
 
@@ -79,8 +80,9 @@ class Wanted:
     """What a client orders. The defaults are those of a Mac; another client may prove another identifier."""
 
     identifier: str
+    """The value of the order's identifier; of a Mac the ClientIdentifier."""
     csr: bytes
-    """DER."""
+    """The certificate request, DER."""
     identifier_type: str = PERMANENT_IDENTIFIER
     challenge_type: str = CHALLENGE
 

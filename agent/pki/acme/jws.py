@@ -54,6 +54,7 @@ class SignedMessage:
     protected: Mapping[str, Any]
     """The protected header."""
     payload: bytes
+    """Empty for POST-as-GET."""
     signed: bytes
     """The signing input."""
     signature: bytes

@@ -79,6 +79,8 @@ def _check_fleet(fleet: FleetPart) -> None:
     _check_text("fleet.boot", fleet.boot, parse_duration)
     _check_text("fleet.shutdown", fleet.shutdown, parse_duration)
     _check_text("fleet.update", fleet.update, parse_duration)
+    if fleet.network_users and not fleet.users:
+        raise OperatorError("fleet.network_users is the share of the Macs of fleet.users, which is 0; set it, too")
     _ = fleet.population  # an unknown version or model
 
 
@@ -129,6 +131,8 @@ def _check_enrollment(server: ServerPart, *, embedded: bool) -> None:
     if server.enrollment != "ade":
         if server.device_ca is not None:
             raise OperatorError('server.device_ca needs server.enrollment = "ade"')
+        if not server.await_configuration:
+            raise OperatorError('server.await_configuration = false needs server.enrollment = "ade"')
         return
     if embedded and server.device_ca is not None:
         raise OperatorError("server.device_ca is for a server of your own; the embedded lab has a CA of its own")

@@ -119,7 +119,8 @@ def _facts(scenario: Scenario, population: Population) -> Iterator[tuple[str, st
         yield "Fault rules", ", ".join(_rule_words(scenario.rules))
     if scenario.changes:
         yield "Changes", ", ".join(_change_words(scenario.changes))
-    yield "Workers", "one per core" if not load.workers else str(load.workers)
+    by_core = "one per core, one fewer for the embedded lab" if has_embedded_lab(server) else "one per core"
+    yield "Workers", str(load.workers) if load.workers else by_core
 
 
 def _rule_words(rules: Sequence[Rule]) -> Iterator[str]:

@@ -42,8 +42,8 @@ class MacSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     users: Annotated[
         Share,
         key(
-            "The share of Macs with a logged-in user, who has a user channel of his own: his TokenUpdate, pushes, "
-            "sessions and commands."
+            "The share of Macs with a logged-in user and so with a user channel: TokenUpdate, pushes, sessions and "
+            "commands of this user."
         ),
     ] = 0.0
     network_users: Annotated[
