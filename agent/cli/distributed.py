@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from agent.errors import OperatorError
-from agent.load.joining import DEFAULT_JOIN_FILE, EXAMPLE_PORT
-from agent.load.launching import JOIN_SECONDS, JoinLauncher, Launcher, LocalLauncher
-from agent.load.listening import LOOPBACK, ListenAt, listen_at
-from agent.load.machine import workers_of
+from agent.load.control.joining import DEFAULT_JOIN_FILE, EXAMPLE_PORT
+from agent.load.control.listening import LOOPBACK, ListenAt, listen_at
+from agent.load.launch.launching import JOIN_SECONDS, JoinLauncher, Launcher, LocalLauncher
+from agent.load.machine.limits import workers_of
 from agent.net.transport.addresses import parse_address
 from agent.processes import ProcessEach
 from agent.scenario.types import Scenario
@@ -64,7 +64,7 @@ def places_of(
         seconds = JOIN_SECONDS if options["join_timeout"] is None else options["join_timeout"]
         launcher = JoinLauncher(options["join_file"] or DEFAULT_JOIN_FILE, seconds)
     else:
-        from agent.load.dask_launching import DaskLauncher, own_address  # needs the extra lom-agent[dask]
+        from agent.load.launch.dask import DaskLauncher, own_address  # needs the extra lom-agent[dask]
 
         scheduler = options["executor"].removeprefix(_DASK)
         given = options["listen"] is not None

@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.cli.tokens import control_token
 from agent.files import write_file
-from agent.load.conductor import Conductor
+from agent.load.conductor.conductor import Conductor
 from agent.net.transport.addresses import parse_address
 from agent.service.api.run_control import RunControlServer
 from agent.service.api.run_requests import RunAPI

@@ -19,9 +19,9 @@ from agent.cli.results.outcome import Outputs, RunResults
 from agent.cli.scenarios.default import scenario_of
 from agent.cli.signals import STANDARD_ERROR, STANDARD_OUTPUT, Stopping, printing
 from agent.errors import OperatorError
-from agent.load.conductor import Conductor
-from agent.load.machine import cores, workers_of
-from agent.load.run_state import RunState
+from agent.load.conductor.conductor import Conductor
+from agent.load.conductor.state import RunState
+from agent.load.machine.limits import cores, workers_of
 from agent.measure.live import LiveView
 from agent.measure.trace import TraceParts
 from agent.net.transport.addresses import parse_address

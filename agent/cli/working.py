@@ -13,9 +13,9 @@ import click
 
 from agent.cli.signals import STANDARD_ERROR, Stopping, printing
 from agent.errors import OperatorError
-from agent.load.joining import MOST_BYTES, Invitation, decoded, read_join_file
-from agent.load.shard_plan import ShardPlan
-from agent.load.shard_running import run_shard
+from agent.load.control.joining import MOST_BYTES, Invitation, decoded, read_join_file
+from agent.load.shard.plan import ShardPlan
+from agent.load.shard.running import run_shard
 from agent.net.transport.addresses import address_text
 
 STANDARD_INPUT = "-"

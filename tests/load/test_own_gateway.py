@@ -13,8 +13,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.server import NOT_DONE_YET
 
 from agent.lab.core import Lab, Message
-from agent.load.conductor import Conductor
-from agent.load.shard_parts import ShardParts
+from agent.load.conductor.conductor import Conductor
+from agent.load.shard.parts import ShardParts
 from agent.measure.live import LiveView
 from agent.net.apns.router import PushRouter
 from agent.net.timing import OutOfTime, Reactor, Stalls
@@ -34,7 +34,7 @@ def run(run_in_reactor: RunInReactor, *phases: dict[str, Any], **tables: Any) ->
 
 def full(monkeypatch: pytest.MonkeyPatch, most: int = 0) -> None:
     """A router that is at its limit from the start, as when a machine is overloaded."""
-    monkeypatch.setattr("agent.load.pushes.PushRouter", partial(PushRouter, most=most))
+    monkeypatch.setattr("agent.load.conductor.pushes.PushRouter", partial(PushRouter, most=most))
 
 
 @pytest.mark.parametrize("phase", [COMMAND, PUSHED], ids=["command", "checkin"])
@@ -101,7 +101,7 @@ def test_a_push_that_is_accepted_after_our_own_refusal_was_late_by_our_fault(
         except CancelledError:
             raise OutOfTime("every push was accepted") from None
 
-    monkeypatch.setattr("agent.load.pushes.PushRouter", RefusesEachFirst)
+    monkeypatch.setattr("agent.load.conductor.pushes.PushRouter", RefusesEachFirst)
     monkeypatch.setattr("agent.load.phases.waits.within", until_answered)
     silent_after_enrollment(monkeypatch)
     conductor = run(run_in_reactor, {**phase, "timeout": 600.0})
@@ -130,7 +130,7 @@ def test_time_limits_do_not_count_the_stalls_of_the_gateway(
             super().__init__(*arguments)
             shards.append(self)
 
-    monkeypatch.setattr("agent.load.shard.ShardParts", Kept)
+    monkeypatch.setattr("agent.load.shard.shard.ShardParts", Kept)
     stalled = []
 
     def stall(_view: LiveView) -> None:

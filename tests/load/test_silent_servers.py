@@ -92,10 +92,10 @@ rate = 20
 
 
 GATEWAY_NEVER_LATE = """
-import agent.load.pushes, agent.net.apns.router
-class Unmeasured(agent.load.pushes.Stalls):
+import agent.load.conductor.pushes, agent.net.apns.router
+class Unmeasured(agent.load.conductor.pushes.Stalls):
     def begin(self): pass  # a busy machine makes it own_gateway, which is tested elsewhere
-agent.load.pushes.Stalls = Unmeasured
+agent.load.conductor.pushes.Stalls = Unmeasured
 agent.net.apns.router.STALL_SECONDS = 1e9
 """
 

@@ -17,7 +17,7 @@ from agent.faults.decisions import Faults
 from agent.faults.rules import Rule
 from agent.lab import api
 from agent.lab.core import MAX_RESULTS
-from agent.load.gateway import APNsPlan
+from agent.load.conductor.gateway import APNsPlan
 from agent.servers.configs import LabConfig, Trust
 from agent.servers.opening import open_server
 from agent.servers.server import DDMServer, PushNotSent, Server, StatusRefused

@@ -20,7 +20,7 @@ from agent.lab.keeping import listen as listen_on_ports
 from agent.lab.push import LabPush, provider_at
 from agent.lab.server import LabServer
 from agent.lab.store import LabStore
-from agent.load.listening import LOOPBACK, address_of, listen_at
+from agent.load.control.listening import LOOPBACK, address_of, listen_at
 from agent.net.transport.anchors import read_anchors
 from agent.pki.identity import Identity
 from agent.pki.issuing.authorities import Authorities

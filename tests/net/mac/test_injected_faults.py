@@ -14,7 +14,7 @@ from agent.errors import PeerError
 from agent.faults.decisions import Faults
 from agent.faults.rules import Rule, RuleError
 from agent.fleet.durations import Constant
-from agent.load.gateway import APNsPlan
+from agent.load.conductor.gateway import APNsPlan
 from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.mdm.timing import Timing

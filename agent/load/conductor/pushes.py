@@ -13,7 +13,7 @@ from agent.faults.decisions import Faults, RuleRecord
 from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.lab.server import LabServer
-from agent.load.gateway import APNsPlan, PushGateway
+from agent.load.conductor.gateway import APNsPlan, PushGateway
 from agent.measure.summaries import RuleSummary
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.router import PushRouter

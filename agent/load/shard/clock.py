@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
-from agent.load.control import ClockAnswer, ControlError
+from agent.load.control.messages import ClockAnswer, ControlError
 
 SAMPLES = 8
 AGAIN_SECONDS = 30.0  # between two measurements: clocks of machines drift apart by some ten µs a second

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, Protocol
 
-from agent.load.control_link import ControlServer
-from agent.load.joining import JoinFile
-from agent.load.shard_running import run_shard
+from agent.load.control.joining import JoinFile
+from agent.load.control.link import ControlServer
+from agent.load.shard.running import run_shard
 from agent.net.transport.addresses import address_text
 
 JOIN_SECONDS = 30.0  # in which workers of other machines join, unless the operator says otherwise

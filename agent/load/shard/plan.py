@@ -8,7 +8,7 @@ import msgspec
 
 from agent.errors import OperatorError
 from agent.fleet.population import Population
-from agent.load.overload import Span
+from agent.load.machine.overload import Span
 from agent.measure.live import PhaseState
 from agent.measure.summaries import RuleSummary
 from agent.net.apns.behaviour import PushBehaviour

@@ -1,7 +1,8 @@
-"""The control link on the network: TLS, opened by the shard. The messages are those of `agent.load.control`.
+"""The control link on the network: TLS, opened by the shard. The messages are those of `agent.load.control.messages`.
 
 Both ends are this program. The shard authenticates the conductor by its certificate, issued by a CA made for this run
-for the conductor's name or address; the conductor authenticates the shard by its join secret (`agent.load.admission`).
+for the conductor's name or address; the conductor authenticates the shard by its join secret
+(`agent.load.control.admission`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from twisted.logger import Logger
 
 from agent.errors import LomAgentError, PeerError
 from agent.framing import FrameReader
-from agent.load.admission import Admission, Refusal
-from agent.load.control import (
+from agent.load.control.admission import Admission, Refusal
+from agent.load.control.joining import Invitation
+from agent.load.control.messages import (
     ANY_SHARD,
     MAX_FRAME_BYTES,
     MAX_HELLO_BYTES,
@@ -30,7 +32,6 @@ from agent.load.control import (
     encode,
     next_message,
 )
-from agent.load.joining import Invitation
 from agent.net.timing import Alarm, Reactor
 from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.plain import Unchecked

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from agent.load.control import Ready
-from agent.load.overload import LoopMonitor, Span
-from agent.load.pushes import PushSide
-from agent.load.run_record import PhaseRecord, RunRecord
-from agent.load.run_state import MEASURED_SECONDS, RunState
+from agent.load.conductor.pushes import PushSide
+from agent.load.conductor.record import PhaseRecord, RunRecord
+from agent.load.conductor.state import MEASURED_SECONDS, RunState
+from agent.load.control.messages import Ready
+from agent.load.machine.overload import LoopMonitor, Span
 from agent.measure.summaries import Resumption
 from agent.net.timing import RunClock
 from agent.sqlite_file import NotWritten

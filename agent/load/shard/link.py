@@ -9,8 +9,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
 from agent.errors import OperatorError, PeerError
-from agent.load.admission import Refusal
-from agent.load.control import (
+from agent.load.control.admission import Refusal
+from agent.load.control.joining import Invitation
+from agent.load.control.link import ControlLink, connect
+from agent.load.control.messages import (
     Alive,
     ClockAnswer,
     ClockQuestion,
@@ -20,8 +22,6 @@ from agent.load.control import (
     Refused,
     Taken,
 )
-from agent.load.control_link import ControlLink, connect
-from agent.load.joining import Invitation
 
 ALIVE_SECONDS = 1.0
 JOIN_SECONDS = 30.0  # in which the conductor answers a Hello; a join secret may be announced after the Hello

@@ -15,9 +15,9 @@ from importlib import import_module
 from typing import Any
 
 from agent.errors import OperatorError
-from agent.load.control_link import ControlServer
-from agent.load.dask_task import TOPIC, run_worker
-from agent.load.joining import without_secret
+from agent.load.control.joining import without_secret
+from agent.load.control.link import ControlServer
+from agent.load.launch.dask_task import TOPIC, run_worker
 
 RESOURCE = "lom-agent"  # of a Dask worker: how many shards it takes
 CLIENT_SECONDS = 10.0  # in which the scheduler answers

@@ -7,7 +7,7 @@ import secrets
 
 from agent import __version__
 from agent.errors import OperatorError
-from agent.load.control import ANY_SHARD, Hello
+from agent.load.control.messages import ANY_SHARD, Hello
 
 _MOST_ANNOUNCED = 8  # secrets of one shard: a scheduler may start its task again
 

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from agent.errors import PeerError
 from agent.load.phases.run import Part
-from agent.load.shard_plan import EnrollAt, EnrollAutomatically, ShardPlan
+from agent.load.shard.plan import EnrollAt, EnrollAutomatically, ShardPlan
 from agent.net.mac.fleet.keys import KeyPool
 from agent.profiles.acme import ACME, RSA, acme_of
 from agent.profiles.profile import Payload, read_profile

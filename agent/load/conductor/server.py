@@ -18,9 +18,9 @@ from agent.fleet.population import Population
 from agent.lab.keeping import lab_server, listen
 from agent.lab.server import LabServer
 from agent.lab.store import LabStore
-from agent.load.listening import LOOPBACK, ListenAt
-from agent.load.machine import allow_open_files
-from agent.load.shard_plan import EnrollAt, EnrollAutomatically, EnrollWith, server_data
+from agent.load.control.listening import LOOPBACK, ListenAt
+from agent.load.machine.limits import allow_open_files
+from agent.load.shard.plan import EnrollAt, EnrollAutomatically, EnrollWith, server_data
 from agent.net.http.http1 import split_url
 from agent.net.transport.anchors import read_anchors
 from agent.pki.issuing.authorities import DEVICE_CA_NAME, Authorities

@@ -9,7 +9,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from agent.errors import LomAgentError, OperatorError, PeerError
-from agent.load.control import (
+from agent.load.conductor.facts import RunFacts
+from agent.load.conductor.record import WorkerRecord
+from agent.load.control.link import ControlLink, ControlServer
+from agent.load.control.messages import (
     Alive,
     ClockAnswer,
     ClockQuestion,
@@ -29,14 +32,11 @@ from agent.load.control import (
     TracePiece,
     Warn,
 )
-from agent.load.control_link import ControlLink, ControlServer
-from agent.load.launching import Launcher
-from agent.load.run_facts import RunFacts
-from agent.load.run_record import WorkerRecord
-from agent.load.shard import ShardEnd
-from agent.load.shard_clock import ShardClock
-from agent.load.shard_plan import ShardPlan, decode_result, encode
-from agent.load.trace_home import PIECE_BYTES, TraceHome
+from agent.load.control.trace_home import PIECE_BYTES, TraceHome
+from agent.load.launch.launching import Launcher
+from agent.load.shard.clock import ShardClock
+from agent.load.shard.plan import ShardPlan, decode_result, encode
+from agent.load.shard.shard import ShardEnd
 from agent.measure.live import RunObserver
 from agent.net.timing import RunClock
 from agent.push.reasons import OwnCause

@@ -1,6 +1,6 @@
 """The state of a run in a file: its scenario, and how far the conductor has come. Each worker has a file beside it.
 
-It is written once a second. What the Macs did is in the files of the workers (`agent.load.shard_state`).
+It is written once a second. What the Macs did is in the files of the workers (`agent.load.shard.state`).
 """
 
 from __future__ import annotations

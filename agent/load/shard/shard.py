@@ -1,7 +1,7 @@
 """One shard: a range of whole segments of the fleet, run by one reactor.
 
 Over the control link it receives its plan, the start of each phase and the pushes to its Macs, and reports its progress
-and its result. `agent.load.shard_running` runs it.
+and its result. `agent.load.shard.running` runs it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from agent.errors import LomAgentError, OperatorError, PeerError
-from agent.load.control import (
+from agent.load.control.joining import Invitation
+from agent.load.control.messages import (
     Begin,
     ChangeRate,
     ControlError,
@@ -39,17 +40,16 @@ from agent.load.control import (
     StartPhase,
     Warn,
 )
-from agent.load.joining import Invitation
-from agent.load.overload import LoopMonitor
+from agent.load.control.trace_home import own_trace, remove_trace, send_trace
+from agent.load.machine.overload import LoopMonitor
 from agent.load.phases.pace import NOTHING_EARLIER
 from agent.load.phases.progress import Earlier
 from agent.load.phases.run import PhaseRun
-from agent.load.shard_keys import keys_made_ahead
-from agent.load.shard_link import ShardLink
-from agent.load.shard_parts import ShardParts
-from agent.load.shard_plan import ShardPlan, ShardResult, decode_plan, encode
-from agent.load.shard_state import ShardState, open_state
-from agent.load.trace_home import own_trace, remove_trace, send_trace
+from agent.load.shard.keys import keys_made_ahead
+from agent.load.shard.link import ShardLink
+from agent.load.shard.parts import ShardParts
+from agent.load.shard.plan import ShardPlan, ShardResult, decode_plan, encode
+from agent.load.shard.state import ShardState, open_state
 from agent.measure.live import PhaseState
 from agent.net.mac.fleet.census import Census, state_of
 from agent.net.timing import DelayedCall

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from agent.errors import OperatorError
-from agent.load.control import ChangeRate, Message, Pause, Resume
+from agent.load.conductor.record import PhaseRecord
+from agent.load.control.messages import ChangeRate, Message, Pause, Resume
 from agent.load.phases.phase_time import PausedTime, PhaseTime
-from agent.load.run_record import PhaseRecord
 from agent.measure.pauses import Pauses
 from agent.measure.summaries import ChangeSummary
 from agent.measure.timeline import Targets

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from agent.errors import OperatorError
 from agent.files import open_private
-from agent.load.control import ControlError, Message, TracePiece
-from agent.load.shard_plan import ShardPlan
+from agent.load.control.messages import ControlError, Message, TracePiece
+from agent.load.shard.plan import ShardPlan
 
 PIECE_BYTES = 256 * 1024
 MOST_TRACE_BYTES = 1024 * 1024 * 1024  # of one shard: some three million operations

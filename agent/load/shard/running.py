@@ -12,8 +12,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from agent.load.joining import Invitation
-from agent.load.shard import Shard, ShardEnd, ShardWatch
+from agent.load.control.joining import Invitation
+from agent.load.shard.shard import Shard, ShardEnd, ShardWatch
 from agent.net.timing import make_monotonic
 
 
@@ -41,7 +41,7 @@ def own_reactor() -> Any:
     """A new reactor that is not installed as the global one, so a process may have several."""
     platform: str = sys.platform
     if platform == "linux":
-        return make_monotonic(import_module("agent.load.turns").TurnReactor())
+        return make_monotonic(import_module("agent.load.machine.turns").TurnReactor())
     if platform == "darwin":
         return make_monotonic(import_module("twisted.internet.kqreactor").KQueueReactor())
     return make_monotonic(import_module("twisted.internet.pollreactor").PollReactor())

@@ -16,7 +16,7 @@ import msgspec
 from agent.errors import OperatorError
 from agent.load.phases.progress import Earlier
 from agent.load.phases.run import operation_of
-from agent.load.shard_plan import ShardPlan, ShardResult, decode_result, encode
+from agent.load.shard.plan import ShardPlan, ShardResult, decode_result, encode
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
 from agent.measure.snapshots import checked

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agent.load.changes import CannotChange, RunChanges
-from agent.load.overload import LoopMonitor
-from agent.load.pushes import PushSide
-from agent.load.run_keeping import RunKeeper
-from agent.load.run_record import PhaseRecord, RunRecord, WorkerRecord, phases_of
-from agent.load.server import ServerSide
-from agent.load.shard_plan import ShardResult
-from agent.load.silence import SilenceWatch
+from agent.load.conductor.changes import CannotChange, RunChanges
+from agent.load.conductor.keeping import RunKeeper
+from agent.load.conductor.pushes import PushSide
+from agent.load.conductor.record import PhaseRecord, RunRecord, WorkerRecord, phases_of
+from agent.load.conductor.server import ServerSide
+from agent.load.conductor.silence import SilenceWatch
+from agent.load.machine.overload import LoopMonitor
+from agent.load.shard.plan import ShardResult
 from agent.measure.live import LiveView
 from agent.measure.metrics import Metrics
 from agent.measure.summaries import ChangeSummary, PhaseSummary, Resumption, RuleSummary, added_rules

@@ -7,8 +7,8 @@ of a run among thousands of good ones.
 
 Everything is measured for the whole run and for each phase: an overload in one phase does not affect the others.
 
-In a loop with short turns (`agent.load.turns`) timers are on time although events wait, so that the lag is measured by
-them: from the due time of a look until everything that was ready then has been handled.
+In a loop with short turns (`agent.load.machine.turns`) timers are on time although events wait, so that the lag is
+measured by them: from the due time of a look until everything that was ready then has been handled.
 
 While the run is paused only what is bad counts: a lag over LAG_BOUND_MS, a second of more than BUSY_SHARE of a core.
 The idle time of a pause is neither in the percentiles nor in the time to which the busy seconds are compared, so a
@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from agent.load.cpu_waits import CPUWaits, cpu_waits
+from agent.load.machine.cpu_waits import CPUWaits, cpu_waits
 from agent.measure.latencies import Latencies
 from agent.measure.pauses import Pauses
 from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS
@@ -52,7 +52,7 @@ class Span(msgspec.Struct, kw_only=True):
     p99_ms: float = 0.0
     max_ms: float = 0.0
     queued_s: float | None = None
-    """As `agent.load.cpu_waits.CPUWaits` has it; so for the next two."""
+    """As `agent.load.machine.cpu_waits.CPUWaits` has it; so for the next two."""
     stolen_s: float | None = None
     pressed_s: float | None = None
 

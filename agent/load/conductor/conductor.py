@@ -1,7 +1,7 @@
 """The conductor of a run: starts the shards, starts each phase in all of them at once, and collects their reports.
 
 The embedded lab and the APNs gateway run in its process; pushes go to the shard that owns the Mac. What the shards
-report is in its `agent.load.run_record.RunRecord`.
+report is in its `agent.load.conductor.record.RunRecord`.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import LoopingCall
 
 from agent.errors import OperatorError
-from agent.load.changes import RunChanges
-from agent.load.control import Alive, Begin, Finish, GatewayStalled, Message, Settle, StartPhase
-from agent.load.control_link import ControlServer
-from agent.load.gateway import APNsPlan
-from agent.load.launching import Launcher
-from agent.load.listening import LOOPBACK, ListenAt
-from agent.load.overload import LoopMonitor
+from agent.load.conductor.changes import RunChanges
+from agent.load.conductor.facts import INTERRUPTED
+from agent.load.conductor.gateway import APNsPlan
+from agent.load.conductor.keeping import RunKeeper
+from agent.load.conductor.pushes import PushSide
+from agent.load.conductor.record import RunRecord, WorkerRecord
+from agent.load.conductor.server import ServerSide
+from agent.load.conductor.silence import SilenceWatch
+from agent.load.conductor.state import RunState
+from agent.load.conductor.workers import FINISH_SECONDS, WorkersOfRun
+from agent.load.control.link import ControlServer
+from agent.load.control.listening import LOOPBACK, ListenAt
+from agent.load.control.messages import Alive, Begin, Finish, GatewayStalled, Message, Settle, StartPhase
+from agent.load.control.trace_home import TraceHome
+from agent.load.launch.launching import Launcher
+from agent.load.machine.overload import LoopMonitor
 from agent.load.phases.phase_time import PhaseTime
-from agent.load.pushes import PushSide
-from agent.load.run_facts import INTERRUPTED
-from agent.load.run_keeping import RunKeeper
-from agent.load.run_record import RunRecord, WorkerRecord
-from agent.load.run_state import RunState
-from agent.load.server import ServerSide
-from agent.load.shard_clock import AGAIN_SECONDS
-from agent.load.shard_link import ALIVE_SECONDS
-from agent.load.shard_plan import ShardPlan
-from agent.load.silence import SilenceWatch
-from agent.load.trace_home import TraceHome
-from agent.load.workers import FINISH_SECONDS, WorkersOfRun
+from agent.load.shard.clock import AGAIN_SECONDS
+from agent.load.shard.link import ALIVE_SECONDS
+from agent.load.shard.plan import ShardPlan
 from agent.measure.live import RunObserver
 from agent.net.timing import Alarm, RunClock, sleep
 from agent.scenario.types import Scenario

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.errors import OperatorError
 from agent.files import read_file, write_file
-from agent.load.control import ANY_SHARD
+from agent.load.control.messages import ANY_SHARD
 from agent.net.transport.addresses import address_text, parse_address
 from agent.pki.certificates import CertificateError, own_certificate
 

@@ -14,11 +14,11 @@ from twisted.internet.defer import Deferred
 
 from agent.errors import OperatorError
 from agent.fleet.population import Population
-from agent.load.control import ControlError, Second
-from agent.load.overload import Span
+from agent.load.control.messages import ControlError, Second
+from agent.load.machine.overload import Span
 from agent.load.phases.run import operation_of
-from agent.load.shard_clock import ClockOffset, ShardClock
-from agent.load.shard_plan import ShardResult, cut
+from agent.load.shard.clock import ClockOffset, ShardClock
+from agent.load.shard.plan import ShardResult, cut
 from agent.measure.live import LiveView, PhaseState, PhaseView, Recent
 from agent.measure.metrics import Metrics
 from agent.measure.pauses import Pauses

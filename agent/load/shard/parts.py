@@ -11,16 +11,16 @@ from twisted.internet.defer import maybeDeferred
 from agent.faults.decisions import Faults
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Mac
-from agent.load.machine import allow_open_files, cores
-from agent.load.memory import memory_of_worker
+from agent.load.machine.limits import allow_open_files, cores
+from agent.load.machine.memory import memory_of_worker
 from agent.load.phases.context import Enroll, OwnRefusal, PhaseContext
 from agent.load.phases.phase_time import PausedTime
 from agent.load.phases.run import Part
 from agent.load.phases.waits import MacWaits
-from agent.load.shard_keys import expect_keys
-from agent.load.shard_plan import EnrollAt, EnrollAutomatically, ShardPlan, server_config
-from agent.load.shard_restoring import KeptMacs, RestoredShard
-from agent.load.shard_state import ShardState
+from agent.load.shard.keys import expect_keys
+from agent.load.shard.plan import EnrollAt, EnrollAutomatically, ShardPlan, server_config
+from agent.load.shard.restoring import KeptMacs, RestoredShard
+from agent.load.shard.state import ShardState
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Moment, Operations
 from agent.measure.summaries import RuleSummary

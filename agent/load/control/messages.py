@@ -1,8 +1,8 @@
 """The messages between the conductor and its shards, and their frames. No I/O.
 
-A shard (`agent.load.shard`) says Hello and gets its plan. The conductor (`agent.load.conductor`) starts phases and
-forwards pushes; the shard reports its progress every second, and at the end its trace and its result. A frame is a
-length of 4 bytes, big-endian, then MessagePack of that many bytes.
+A shard (`agent.load.shard.shard`) says Hello and gets its plan. The conductor (`agent.load.conductor.conductor`) starts
+phases and forwards pushes; the shard reports its progress every second, and at the end its trace and its result. A
+frame is a length of 4 bytes, big-endian, then MessagePack of that many bytes.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from twisted.internet.task import LoopingCall
 
-from agent.load.run_record import WorkerRecord
+from agent.load.conductor.record import WorkerRecord
 
 LOOK_SECONDS = 1.0
 SILENT_LOOKS = 5  # after which a worker is reported as silent
