@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from cryptography import x509
 
-from agent.device.software_update import Update
+from agent.device.installing.software_update import Update
 from agent.lom.power import AnyRequest
 from agent.lom.requests import RelayItem
 from agent.mdm.results import Result

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from agent import plists
-from agent.device.user_channel import PASSWORD
+from agent.device.users.channel import PASSWORD
 from agent.lab.messages import Refused, check_topic, push_keys_of, text_of
 from agent.lab.state import EnrolledMac, LabState
 from agent.mdm.digest import DigestRefused, digest, parts_of

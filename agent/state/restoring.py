@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from agent.device.app_installing import queued_app
+from agent.device.installing.apps import queued_app
 from agent.fleet.population import USER_CHANNEL
 from agent.net.mac.client import MDMClient
 from agent.state.fleet import FleetState, KeptGroup

@@ -21,7 +21,7 @@ from hypothesis import settings
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from agent.device.record import DeviceRecord
+from agent.device.stored.record import DeviceRecord
 from agent.fleet.population import Population
 from agent.lab.core import Lab
 from agent.lab.server import LabServer

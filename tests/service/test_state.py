@@ -15,7 +15,7 @@ from msgspec import structs
 from twisted.internet import reactor
 from twisted.internet.task import Clock, deferLater
 
-from agent.device.installing import enrollment_steps
+from agent.device.installing.profiles import enrollment_steps
 from agent.device.steps import CheckIn, advance
 from agent.device.system import App, SystemState
 from agent.errors import OperatorError

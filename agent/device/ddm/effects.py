@@ -14,11 +14,11 @@ from typing import Any
 from agent.device.ddm.apps import LISTS, install_declared, remove_declared
 from agent.device.ddm.declared import Declaration, Reason, as_json, reason, reason_of, sorted_names
 from agent.device.ddm.validation import MAX_REASON, asset_references
-from agent.device.installing import install_profile, remove_profile
+from agent.device.installing.profiles import install_profile, remove_profile
+from agent.device.installing.software_update import DECLARATION, FAILED, Update
+from agent.device.installing.updates import cancel_update, is_newer, local_time, start_update
 from agent.device.mac import Device
-from agent.device.software_update import DECLARATION, FAILED, Update
 from agent.device.steps import Download, DownloadByMDM, Steps
-from agent.device.updating import cancel_update, is_newer, local_time, start_update
 from agent.errors import CutShort, PeerError
 from agent.plists import PlistError
 from agent.profiles.errors import ProfileError

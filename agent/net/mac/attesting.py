@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from agent.device.attestation import attest_device, attest_key, can_attest
+from agent.device.facts.attestation import attest_device, attest_key, can_attest
 from agent.device.mac import Device
 from agent.faults.decisions import Hit
 from agent.net.mac.fleet.environment import Environment

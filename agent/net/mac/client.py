@@ -13,11 +13,11 @@ from typing import Protocol
 
 from twisted.internet.defer import succeed
 
-from agent.device.firmware import set_pending_firmware_password
-from agent.device.installing import enrollment_steps, resumed_enrollment_steps
+from agent.device.installing.profiles import enrollment_steps, resumed_enrollment_steps
 from agent.device.mac import Device
-from agent.device.record import activity_record, device_record, restore_activity, restore_device
+from agent.device.security.firmware import set_pending_firmware_password
 from agent.device.steps import Steps
+from agent.device.stored.record import activity_record, device_record, restore_activity, restore_device
 from agent.errors import MisuseError
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkRequest
@@ -52,7 +52,7 @@ FetchProfile = Callable[[], Awaitable[bytes]]
 
 
 class IdleStore(Protocol):
-    """Serialises the Devices of idle Macs: ``agent.device.packed``."""
+    """Serialises the Devices of idle Macs: ``agent.device.stored.packed``."""
 
     def restore(self, index: int, kept: bytes) -> Device:
         """The Device of Mac ``index``, from what ``serialise`` returned; a new one where ``kept`` is empty."""

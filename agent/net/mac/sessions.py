@@ -12,7 +12,7 @@ from functools import partial
 
 from twisted.logger import Logger
 
-from agent.device.installing import check_out_steps
+from agent.device.installing.profiles import check_out_steps
 from agent.device.mac import Device
 from agent.device.steps import (
     ChangePower,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from twisted.logger import Logger
 
-from agent.device.user_channel import UserDevice, log_in_steps, may_log_in
+from agent.device.users.channel import UserDevice, log_in_steps, may_log_in
 from agent.errors import PeerError
 from agent.fleet.population import USER_CHANNEL
 from agent.mdm.digest import DigestRefused

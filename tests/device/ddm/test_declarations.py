@@ -21,8 +21,8 @@ from agent.device.ddm.status import capabilities, status_value, supported_items
 from agent.device.ddm.synchronising import FULL_REPORT_SECONDS, DeclarationsMalformed, is_changed, refresh, synchronise
 from agent.device.ddm.validation import asset_references, faults_of
 from agent.device.mac import Device
-from agent.device.record import DeviceRecord, device_record, restore_device
 from agent.device.steps import CheckIn, Done, Download, DownloadByMDM, Steps, advance
+from agent.device.stored.record import DeviceRecord, device_record, restore_device
 from agent.errors import PeerError
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect

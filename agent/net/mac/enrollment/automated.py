@@ -12,9 +12,9 @@ from typing import Protocol
 from twisted.internet.task import deferLater
 
 from agent import plists
-from agent.device.information import QUERIES
+from agent.device.facts.information import QUERIES
+from agent.device.installing.updates import is_newer, target_of
 from agent.device.mac import Device
-from agent.device.updating import is_newer, target_of
 from agent.mdm.automated import CONTENT_TYPE, SignInRequired, UpdateRequired, machine_info, required_before
 from agent.mdm.checkin import USER_AGENT
 from agent.mdm.pages import also

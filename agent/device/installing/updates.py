@@ -14,8 +14,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from agent.device.installing.software_update import DOWNLOADING, FAILED, INSTALLING, NONE, PREPARED, Update
 from agent.device.mac import Device
-from agent.device.software_update import DOWNLOADING, FAILED, INSTALLING, NONE, PREPARED, Update
 from agent.fleet.models import RELEASES, model_named, runs_on
 from agent.fleet.time_zones import time_zone
 from agent.lom.power import PowerEvent, RequestRefused, SystemRequest

@@ -10,8 +10,8 @@ from cryptography import x509
 from msgspec.structs import replace
 
 from agent import plists
+from agent.device.installing.manifest import ManifestMalformed, package_of
 from agent.device.mac import Device
-from agent.device.manifest import ManifestMalformed, package_of
 from agent.device.steps import Download, Steps
 from agent.device.system import FAILED, INSTALLED, MANAGED, QUEUED, App, SystemState
 from agent.errors import CutShort, PeerError

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.device.filevault import filevault_information
+from agent.device.facts.supported import DEVICE_CHANNEL, answer_keys, query_exists, query_right
 from agent.device.mac import Device
-from agent.device.supported import DEVICE_CHANNEL, answer_keys, query_exists, query_right
-from agent.device.users import users_of
+from agent.device.security.filevault import filevault_information
+from agent.device.users.accounts import users_of
 from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY
 
 Value = Callable[[Device], Any]

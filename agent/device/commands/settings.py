@@ -11,8 +11,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from agent.device.facts.supported import DEVICE_CHANNEL, setting_problem
 from agent.device.mac import Device
-from agent.device.supported import DEVICE_CHANNEL, setting_problem
 from agent.device.system import MAX_PROPERTY_LIST
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.results import (

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 from agent import plists
 from agent.device.ddm.declared import Declared
+from agent.device.facts.supported import USER_CHANNEL
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, Steps
-from agent.device.supported import USER_CHANNEL
 from agent.errors import PeerError
 from agent.fleet.population import Mac
 from agent.mdm import checkin

@@ -19,8 +19,8 @@ from msgspec import Struct
 
 from agent import plists
 from agent.device.ddm.declared import Declared
+from agent.device.installing.software_update import Update
 from agent.device.mac import Attestation, Device, Settings, UnfinishedEnrollment
-from agent.device.software_update import Update
 from agent.device.steps import (
     ChangePower,
     Erase,
@@ -31,7 +31,7 @@ from agent.device.steps import (
     UpdateSoftware,
 )
 from agent.device.system import FACTORY, SystemState
-from agent.device.user_channel import UserDevice
+from agent.device.users.channel import UserDevice
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.power import PowerRecord, SystemRequest
 from agent.lom.recent_answers import AnswerRecord

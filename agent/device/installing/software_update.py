@@ -1,4 +1,4 @@
-"""The pending software update of one Mac; ``agent.device.updating`` has what happens to it."""
+"""The pending software update of one Mac; ``agent.device.installing.updates`` has what happens to it."""
 
 from __future__ import annotations
 

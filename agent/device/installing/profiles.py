@@ -8,10 +8,10 @@ from typing import Any
 
 from cryptography import x509
 
-from agent.device.attestation import usable_by
-from agent.device.content_cache import install_content_cache, remove_content_cache
-from agent.device.filevault import check_filevault, install_filevault, remove_filevault
+from agent.device.facts.attestation import usable_by
+from agent.device.installing.content_cache import install_content_cache, remove_content_cache
 from agent.device.mac import Device, UnfinishedEnrollment
+from agent.device.security.filevault import check_filevault, install_filevault, remove_filevault
 from agent.device.steps import CheckIn, ObtainIdentity, Steps
 from agent.errors import PeerError
 from agent.mdm import checkin

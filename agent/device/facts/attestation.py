@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TypeGuard
 
-from agent.device.information import QUERIES
+from agent.device.facts.information import QUERIES
+from agent.device.facts.supported import query_exists
 from agent.device.mac import Attestation, Device
-from agent.device.supported import query_exists
 from agent.fleet.population import Mac
 from agent.pki.issuing import attestation as oids
 from agent.pki.issuing.attestation import Falsified, attestation_authority, derived_key

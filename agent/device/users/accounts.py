@@ -14,7 +14,7 @@ from agent.device.system import User
 from agent.fleet.derivation import uuid_text
 
 if TYPE_CHECKING:
-    from agent.device.user_channel import Account
+    from agent.device.users.channel import Account
 
 FIRST_UID = 501  # of the first account on a Mac
 _ADMINISTRATOR = ("admin", "Administrator")
