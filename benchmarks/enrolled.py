@@ -88,7 +88,7 @@ class EnrolledFleet:
             "PayloadType": "com.apple.security.pkcs12",
             "PayloadVersion": 1,
             "PayloadUUID": str(uuid.uuid4()).upper(),
-            "PayloadIdentifier": "test.lom-agent.lab.enrollment.identity",
+            "PayloadIdentifier": "test.lom-agent.lab.enrollment.profiles.identity",
             "PayloadDisplayName": "MDM identity",
             "PayloadContent": _packed(issued.key, issued.certificate),
         }

@@ -72,7 +72,7 @@ sys.meta_path.insert(0, Finder)
 """
 
 
-@pytest.mark.parametrize("module", ["agent.cli.commands", "agent.cli.lab.running", "agent.lab.server"])
+@pytest.mark.parametrize("module", ["agent.cli.commands", "agent.cli.lab.running", "agent.lab.web.server"])
 def test_signal_during_import_ends_the_process_without_output(tmp_path: Path, module: str) -> None:
     done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "lab")
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")

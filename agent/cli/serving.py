@@ -29,7 +29,7 @@ from agent.service.macs.parts import ServiceSettings
 from agent.service.types import Enroll, ServiceInfo
 
 if TYPE_CHECKING:
-    from agent.lab.store import LabStore
+    from agent.lab.stored.store import LabStore
     from agent.service.embedded import Embedded
     from agent.state.fleet import FleetState
 
@@ -253,7 +253,7 @@ def _opened(reactor: Any, file: str | None) -> tuple[FleetState | None, LabStore
     if file is None:
         return None, None
     from agent.cli.results.outputs import make_folder  # only where it is asked for: a fast start
-    from agent.lab.store import LabStore
+    from agent.lab.stored.store import LabStore
     from agent.state.fleet import FleetState
 
     state = FleetState(Path(file), reactor)

@@ -11,7 +11,7 @@ from conftest import RunInReactor
 from stack import Stack, stack
 
 from agent.fleet.durations import Constant
-from agent.lab.declarations import Declarations
+from agent.lab.mdm.declarations import Declarations
 from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.profiles.making import lom_profile
 

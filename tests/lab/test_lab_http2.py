@@ -8,8 +8,8 @@ from stack import stack
 from twisted.internet import reactor
 
 from agent import plists
-from agent.lab.core import Lab
-from agent.lab.server import LabServer
+from agent.lab.mdm.core import Lab
+from agent.lab.web.server import LabServer
 from agent.net.http.connection import BOTH, HTTPConnection
 from agent.net.http.fetch import exchange
 from agent.net.http.http1 import split_url

@@ -12,7 +12,7 @@ from load_runs import ENROLL, Onlooker, counts, failed, load_run
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.server import NOT_DONE_YET
 
-from agent.lab.core import Lab, Message
+from agent.lab.mdm.core import Lab, Message
 from agent.load.conductor.conductor import Conductor
 from agent.load.shard.parts import ShardParts
 from agent.measure.live import LiveView
@@ -160,7 +160,7 @@ def test_a_gateway_that_is_blocked_when_the_time_is_over_was_too_late(
     monkeypatch.setattr(ShardParts, "__init__", with_stall)
     silent_after_enrollment(monkeypatch)
     if kind == "server_timeout":
-        monkeypatch.setattr("agent.lab.push.LabPush.push", lambda *_: Deferred())
+        monkeypatch.setattr("agent.lab.mdm.push.LabPush.push", lambda *_: Deferred())
     conductor = run(run_in_reactor, {**COMMAND, "timeout": 1.0})
     assert failed(conductor.metrics())["delivery", "own_gateway"] == 8
     told = [each.example for each in conductor.metrics().failures() if each.kind == "own_gateway"]

@@ -23,9 +23,9 @@ from twisted.internet.threads import deferToThread
 
 from agent.device.stored.record import DeviceRecord
 from agent.fleet.population import Population
-from agent.lab.core import Lab
-from agent.lab.server import LabServer
-from agent.lab.state import EnrolledMac, NoStorage
+from agent.lab.mdm.core import Lab
+from agent.lab.stored.state import EnrolledMac, NoStorage
+from agent.lab.web.server import LabServer
 from agent.load.conductor.state import RunState
 from agent.load.shard.state import LOST, ShardState
 from agent.pki.issuing.authorities import Authorities

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from agent.conform.trace.recorder import Recorder, RecordingRouter
-from agent.lab.server import LabServer
+from agent.lab.web.server import LabServer
 from agent.load.conductor.gateway import APNsPlan, PushGateway
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.router import PushRouter

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.errors import OperatorError
 from agent.fleet.population import Mac, Population
-from agent.lab.core import Lab
 from agent.lab.defects import NONE, Defects
-from agent.lab.server import LabServer
+from agent.lab.mdm.core import Lab
+from agent.lab.web.server import LabServer
 from agent.load.conductor.server import ServerSide
 from agent.load.shard.plan import EnrollAt, EnrollAutomatically, server_config
 from agent.net.http.http1 import without_query

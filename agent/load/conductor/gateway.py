@@ -13,8 +13,8 @@ from twisted.internet.defer import Deferred, succeed
 
 from agent.errors import OperatorError
 from agent.faults.decisions import Faults
-from agent.lab.push import LabPush
-from agent.lab.server import LabServer
+from agent.lab.mdm.push import LabPush
+from agent.lab.web.server import LabServer
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.connection import Router
 from agent.net.apns.gateway import NAMES, APNsGateway

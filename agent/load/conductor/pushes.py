@@ -12,7 +12,7 @@ import msgspec
 from agent.faults.decisions import Faults, RuleRecord
 from agent.faults.rules import Rule
 from agent.fleet.population import Population
-from agent.lab.server import LabServer
+from agent.lab.web.server import LabServer
 from agent.load.conductor.gateway import APNsPlan, PushGateway
 from agent.measure.summaries import RuleSummary
 from agent.net.apns.behaviour import PushBehaviour

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from agent.errors import OperatorError
 from agent.files import read_file, write_file
 from agent.fleet.population import Population
-from agent.lab.keeping import lab_server, listen
-from agent.lab.server import LabServer
-from agent.lab.store import LabStore
+from agent.lab.stored.keeping import lab_server, listen
+from agent.lab.stored.store import LabStore
+from agent.lab.web.server import LabServer
 from agent.load.control.listening import LOOPBACK, ListenAt
 from agent.load.machine.limits import allow_open_files
 from agent.load.shard.plan import EnrollAt, EnrollAutomatically, EnrollWith, server_data

@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred
 
 from agent import plists
 from agent.fleet.population import Population
-from agent.lab.declarations import Declarations
-from agent.lab.users import UserAuthentication, name_of
+from agent.lab.mdm.declarations import Declarations
+from agent.lab.mdm.users import UserAuthentication, name_of
 from agent.mdm.facts import message
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.records import Exchange

@@ -16,7 +16,7 @@ from agent import plists
 from agent.device.answering import OfflineMac
 from agent.errors import PeerError
 from agent.fleet.population import Population
-from agent.lab.automated import AutomatedPolicy
+from agent.lab.enrollment.automated import AutomatedPolicy
 from agent.lom.requests import Dialect
 from agent.mdm.automated import RefusalMalformed, SignInRequired, UpdateRequired, required_before
 from agent.mdm.refusals import ServerRefused

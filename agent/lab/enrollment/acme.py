@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from agent.errors import PeerError
-from agent.lab.attested import Attested, attested_by
-from agent.lab.challenges import Challenges
+from agent.lab.enrollment.attested import Attested, attested_by
+from agent.lab.enrollment.challenges import Challenges
 from agent.pki.acme.attestation import CHALLENGE, PERMANENT_IDENTIFIER, attestation_in
 from agent.pki.acme.errors import ACMEError, ACMEProblem
 from agent.pki.acme.jws import (

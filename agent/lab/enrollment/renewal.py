@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from agent import plists
 from agent.errors import PeerError
 from agent.lab.defects import Defects
-from agent.lab.state import EnrolledMac, QueuedCommand
+from agent.lab.stored.state import EnrolledMac, QueuedCommand
 from agent.profiles.acme import ACME, acme_of
 from agent.profiles.certificates import PKCS12, unpack_identity
 from agent.profiles.enrollment import mdm_payload_of

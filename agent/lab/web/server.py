@@ -18,18 +18,18 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
-from agent.lab.acme import PATH, ACMEService
-from agent.lab.acme_server import ACMEResource
-from agent.lab.api import API, is_authorised
-from agent.lab.automated import MANIFEST, AutomatedEnrollment
-from agent.lab.breaking import lab_site
-from agent.lab.core import Lab, Message, Refused
 from agent.lab.defects import NONE, Defects
-from agent.lab.enrollment import EnrollmentProfiles
-from agent.lab.lom import LabLOM
-from agent.lab.push import LabPush
-from agent.lab.renewal import spoiled
-from agent.lab.scep import SCEPService, spoiled_payload
+from agent.lab.enrollment.acme import PATH, ACMEService
+from agent.lab.enrollment.acme_server import ACMEResource
+from agent.lab.enrollment.automated import MANIFEST, AutomatedEnrollment
+from agent.lab.enrollment.profiles import EnrollmentProfiles
+from agent.lab.enrollment.renewal import spoiled
+from agent.lab.enrollment.scep import SCEPService, spoiled_payload
+from agent.lab.lom.actions import LabLOM
+from agent.lab.mdm.core import Lab, Message, Refused
+from agent.lab.mdm.push import LabPush
+from agent.lab.web.api import API, is_authorised
+from agent.lab.web.breaking import lab_site
 from agent.mdm.automated import CONTENT_TYPE
 from agent.net.http.server import MAX_BODY_BYTES, BoundedSite, connection_of, listen
 from agent.net.transport.addresses import address_text

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from agent.lab.core import Lab
 from agent.lab.defects import NONE, Defects
-from agent.lab.server import HOST, LabServer
-from agent.lab.store import LabStore
+from agent.lab.mdm.core import Lab
+from agent.lab.stored.store import LabStore
+from agent.lab.web.server import HOST, LabServer
 from agent.pki.issuing.authorities import Authorities
 
 

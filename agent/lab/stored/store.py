@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from agent import plists
-from agent.lab.core import Refused
-from agent.lab.state import EnrolledMac, QueuedCommand, StoredResult
+from agent.lab.mdm.core import Refused
+from agent.lab.stored.state import EnrolledMac, QueuedCommand, StoredResult
 from agent.pki.issuing.authority import Authority
 from agent.sqlite_file import FileFormat, NotWritten, SQLiteFile, Statement
 from agent.state.authorities import AUTHORITIES_TABLE, KeptAuthorities

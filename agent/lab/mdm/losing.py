@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agent.lab.defects import Defects
-from agent.lab.state import EnrolledMac
+from agent.lab.stored.state import EnrolledMac
 
 _LOST = "SecurityInfo"  # only commands of this type are lost
 

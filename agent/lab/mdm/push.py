@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from agent.errors import OperatorError
-from agent.lab.core import Lab
 from agent.lab.defects import Defects
-from agent.lab.state import EnrolledMac
+from agent.lab.mdm.core import Lab
+from agent.lab.stored.state import EnrolledMac
 from agent.net.apns.provider import BROKEN, APNsProvider, PushFailed
 from agent.net.http.http1 import Origin, split_url
 from agent.net.timing import Reactor

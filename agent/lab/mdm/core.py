@@ -13,10 +13,11 @@ from typing import Any
 
 from agent import plists
 from agent.errors import PeerError
-from agent.lab.declarations import Declarations
 from agent.lab.defects import NONE, Defects
-from agent.lab.losing import Losing
-from agent.lab.messages import (
+from agent.lab.enrollment.renewal import renews
+from agent.lab.mdm.declarations import Declarations
+from agent.lab.mdm.losing import Losing
+from agent.lab.mdm.messages import (
     NOBODY,
     Message,
     Refused,
@@ -27,9 +28,8 @@ from agent.lab.messages import (
     push_keys_of,
     text_of,
 )
-from agent.lab.renewal import renews
-from agent.lab.state import EnrolledMac, LabState, NoStorage, QueuedCommand, StoredResult
-from agent.lab.users import LabUsers, is_user, token_of
+from agent.lab.mdm.users import LabUsers, is_user, token_of
+from agent.lab.stored.state import EnrolledMac, LabState, NoStorage, QueuedCommand, StoredResult
 from agent.mdm import checkin, results
 
 MAX_MACS = 1_000_000

@@ -16,12 +16,12 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from agent import plists
-from agent.lab.core import Lab, NotQueued, Refused
-from agent.lab.lom import LabLOM
-from agent.lab.push import LabPush
-from agent.lab.renewal import INSTALL
-from agent.lab.state import EnrolledMac
-from agent.lab.unsupported import fault_of
+from agent.lab.enrollment.renewal import INSTALL
+from agent.lab.lom.actions import LabLOM
+from agent.lab.mdm.core import Lab, NotQueued, Refused
+from agent.lab.mdm.push import LabPush
+from agent.lab.mdm.unsupported import fault_of
+from agent.lab.stored.state import EnrolledMac
 from agent.net.apns.provider import PushFailed
 from agent.net.http.server import MAX_BODY_BYTES
 from agent.net.timing import Alarm, Reactor

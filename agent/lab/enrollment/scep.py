@@ -10,8 +10,8 @@ from collections.abc import MutableSet
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent.lab.challenges import Challenges
 from agent.lab.defects import NONE, Defects
+from agent.lab.enrollment.challenges import Challenges
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.scep.ca import SCEPRequest, cert_rep_failure, cert_rep_success, read_request
 from agent.pki.scep.cacert import render_ca_certificates

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from agent import plists
 from agent.device.users.channel import PASSWORD
-from agent.lab.messages import Refused, check_topic, push_keys_of, text_of
-from agent.lab.state import EnrolledMac, LabState
+from agent.lab.mdm.messages import Refused, check_topic, push_keys_of, text_of
+from agent.lab.stored.state import EnrolledMac, LabState
 from agent.mdm.digest import DigestRefused, digest, parts_of
 from agent.pki.names import ascii_lower, ascii_upper
 

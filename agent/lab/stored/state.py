@@ -1,6 +1,6 @@
 """The persistent state of a lab, and the interface to its storage. No I/O.
 
-``agent.lab.store`` writes it to a file; ``NoStorage`` is for a lab without persistent state.
+``agent.lab.stored.store`` writes it to a file; ``NoStorage`` is for a lab without persistent state.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class EnrolledMac:
 class LabState(Protocol):
     """Storage of a lab's state. Each method is called before the lab changes its memory and answers, and is atomic.
 
-    Each raises ``agent.lab.core.Refused`` (503) if the change cannot be written; the lab then leaves its state
+    Each raises ``agent.lab.mdm.core.Refused`` (503) if the change cannot be written; the lab then leaves its state
     unchanged.
     """
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.lab.defects import NONE, Defects
-from agent.lab.state import EnrolledMac
-from agent.lab.users import is_user
+from agent.lab.mdm.users import is_user
+from agent.lab.stored.state import EnrolledMac
 
 _REMOVED_IN = 27  # the major version of macOS
 _REMOVED = ("AvailableOSUpdates", "OSUpdateStatus", "ScheduleOSUpdate", "ScheduleOSUpdateScan")

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from agent import plists
-from agent.lab.messages import Refused, plist_of, text_of
+from agent.lab.mdm.messages import Refused, plist_of, text_of
 from agent.mdm.automated import PSSO_REQUIRED, UPDATE_REQUIRED
 from agent.mdm.facts import version
 from agent.pki.cms import CMSError, open_signed

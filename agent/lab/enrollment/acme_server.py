@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.web.resource import Resource
 
-from agent.lab.acme import PATH, ACMEService
+from agent.lab.enrollment.acme import PATH, ACMEService
 from agent.net.http.server import MAX_BODY_BYTES
 
 _METHODS = (b"GET", b"HEAD", b"POST")

@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 from agent import plists
-from agent.lab.core import Lab, Refused
 from agent.lab.defects import NONE, Defects
-from agent.lab.lom_profile import spoiled_profile
-from agent.lab.state import EnrolledMac
+from agent.lab.lom.profile import spoiled_profile
+from agent.lab.mdm.core import Lab, Refused
+from agent.lab.stored.state import EnrolledMac
 from agent.mdm.results import Status
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.issuing.authority import LOM_USAGE

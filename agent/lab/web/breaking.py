@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from agent.lab.core import Lab
+from agent.lab.mdm.core import Lab
 from agent.net.http.server import BoundedRequest, BoundedSite, connection_of
 from agent.pki.certificates import CertificateError, peer_certificate
 
