@@ -78,7 +78,7 @@ def test_signal_during_import_ends_the_process_without_output(tmp_path: Path, mo
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")
 
 
-@pytest.mark.parametrize("module", ["agent.cli.run", "agent.load.conductor.conductor"])
+@pytest.mark.parametrize("module", ["agent.cli.run.command", "agent.load.conductor.conductor"])
 def test_signal_during_import_of_run_ends_the_process_without_output(tmp_path: Path, module: str) -> None:
     done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "run", "--devices", "1")
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agent.cli.distributed import check_places
-from agent.cli.run import run
-from agent.cli.worker import worker
+from agent.cli.run.command import run
+from agent.cli.run.distributed import check_places
+from agent.cli.worker.command import worker
 from agent.errors import OperatorError
 from agent.load.control.admission import Admission, Refusal, digest_of
 from agent.load.control.joining import MOST_BYTES, Invitation, JoinFile, encoded, read_join_file, without_secret

@@ -49,5 +49,5 @@ def worker(join_file: str, connect: str | None, shard: int | None, wait: float) 
     """
     check_unix()
     with importing():
-        from agent.cli.working import work
+        from agent.cli.worker.working import work
     sys.exit(work(join_file, connect, shard, wait))

@@ -134,7 +134,7 @@ def conform(context: click.Context, /, **options: Any) -> None:
     failed or passed; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, with the verdicts so far.
     """
     with importing():
-        from agent.cli.conforming import run_conform
+        from agent.cli.conform.conforming import run_conform
 
     from click.core import ParameterSource
 

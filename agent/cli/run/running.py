@@ -12,10 +12,10 @@ import click
 from rich.console import Console
 
 from agent.cli.apns.gateway import apns_plan
-from agent.cli.distributed import check_places, places_of
 from agent.cli.reactor import run_until_done, the_reactor
-from agent.cli.replay import replayed
 from agent.cli.results.outcome import Outputs, RunResults
+from agent.cli.run.distributed import check_places, places_of
+from agent.cli.run.replay import replayed
 from agent.cli.scenarios.default import scenario_of
 from agent.cli.signals import STANDARD_ERROR, STANDARD_OUTPUT, Stopping, printing
 from agent.errors import OperatorError
@@ -31,7 +31,7 @@ from agent.scenario.types import Scenario
 from agent.service.prometheus import PrometheusExporter
 
 if TYPE_CHECKING:
-    from agent.cli.run_control import RunControl
+    from agent.cli.run.control import RunControl
 
 FIRST_CHECKPOINT_SECONDS = 2.0
 _WITH_RESUME = ("resume", "out", "junit", "trace", "prometheus", "quiet")
@@ -171,7 +171,7 @@ def _control(reactor: Any, conductor: Conductor, options: Mapping[str, Any]) -> 
         return None
     if options["quiet"] and options["ready_file"] is None:
         raise click.UsageError("--control with --quiet needs --ready-file, since the address is not printed")
-    from agent.cli.run_control import RunControl  # only where there is one: a fast start
+    from agent.cli.run.control import RunControl  # only where there is one: a fast start
 
     return RunControl(reactor, conductor, options)
 

@@ -1,4 +1,4 @@
-"""``lom-agent serve``: its options. `agent.cli.serving` carries it out, imported when it runs."""
+"""``lom-agent serve``: its options. `agent.cli.serve.serving` carries it out, imported when it runs."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def serve(**options: Any) -> None:
     129 by SIGHUP.
     """
     with importing():
-        from agent.cli.serving import run_service
+        from agent.cli.serve.serving import run_service
 
         import_module("klein")  # the control API's, which imports it only when it opens
     number = run_service(options)

@@ -219,7 +219,7 @@ def run(context: click.Context, /, scenario: str | None, **options: Any) -> None
     """
     check_unix()
     with importing():
-        from agent.cli.running import run_scenario
+        from agent.cli.run.running import run_scenario
     given = {
         name: value
         for name, value in options.items()
