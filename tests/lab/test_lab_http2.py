@@ -15,7 +15,7 @@ from agent.net.http.fetch import exchange
 from agent.net.http.http1 import split_url
 from agent.net.http.request import request_to
 from agent.net.http.server import MAX_BODY_BYTES
-from agent.net.mac.connection import report_request
+from agent.net.mac.sessions.connection import report_request
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
 from agent.pki.identity import Identity

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from agent.device.mac import Device
 from agent.mdm.session import State
 from agent.measure.operations import RUN_ENDED
-from agent.net.mac.background import BackgroundTasks
-from agent.net.mac.commands import Commands
-from agent.net.mac.connection import SessionConnection
-from agent.net.mac.power import LOMPresence, PowerTimer
+from agent.net.mac.power.timer import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
-from agent.net.mac.sessions import Sessions
+from agent.net.mac.sessions.background import BackgroundTasks
+from agent.net.mac.sessions.commands import Commands
+from agent.net.mac.sessions.connection import SessionConnection
+from agent.net.mac.sessions.sessions import Sessions
 from agent.net.mac.upkeep import Upkeep
 from agent.net.mac.users import UserChannel
 

@@ -27,19 +27,19 @@ from agent.mdm.commands import Command
 from agent.mdm.results import Status
 from agent.measure.operations import Moment, Operation
 from agent.net.http.resumption import Resumption
-from agent.net.mac.absence import Absence
 from agent.net.mac.active import ActiveMac
-from agent.net.mac.background import BackgroundTasks
-from agent.net.mac.commands import Commands, CurrentCommand, MacObserver
-from agent.net.mac.connection import SessionConnection
-from agent.net.mac.declarative import DeclarativeManagement
 from agent.net.mac.enrollment.enrolling import BeginEnrollment, enroll
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.keeping import MacRecord
-from agent.net.mac.lom_requests import answer_lom
-from agent.net.mac.power import LOMPresence, PowerTimer
+from agent.net.mac.power.absence import Absence
+from agent.net.mac.power.lom_requests import answer_lom
+from agent.net.mac.power.timer import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
-from agent.net.mac.sessions import Sessions
+from agent.net.mac.sessions.background import BackgroundTasks
+from agent.net.mac.sessions.commands import Commands, CurrentCommand, MacObserver
+from agent.net.mac.sessions.connection import SessionConnection
+from agent.net.mac.sessions.declarative import DeclarativeManagement
+from agent.net.mac.sessions.sessions import Sessions
 from agent.net.mac.upkeep import Upkeep
 from agent.net.mac.users import UserChannel
 from agent.net.timing import Alarm

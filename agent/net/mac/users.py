@@ -1,6 +1,6 @@
 """The user channel of an active Mac: the login of its user, the user's sessions, commands and pushes.
 
-They are those of the device channel (`agent.net.mac.sessions` and the others), around a UserDevice.
+They are those of the device channel (`agent.net.mac.sessions.sessions` and the others), around a UserDevice.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from agent.fleet.population import USER_CHANNEL
 from agent.mdm.digest import DigestRefused
 from agent.mdm.refusals import ResultRefused
 from agent.measure.operations import Moment
-from agent.net.mac.background import BackgroundTasks
-from agent.net.mac.commands import Commands, CurrentCommand, MacObserver, SimulatedMac
-from agent.net.mac.connection import SessionConnection
-from agent.net.mac.declarative import DeclarativeManagement
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.power import LOMPresence, PowerTimer
+from agent.net.mac.power.timer import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
-from agent.net.mac.sessions import Sessions
+from agent.net.mac.sessions.background import BackgroundTasks
+from agent.net.mac.sessions.commands import Commands, CurrentCommand, MacObserver, SimulatedMac
+from agent.net.mac.sessions.connection import SessionConnection
+from agent.net.mac.sessions.declarative import DeclarativeManagement
+from agent.net.mac.sessions.sessions import Sessions
 from agent.net.mac.upkeep import Upkeep
 from agent.net.timing import Alarm
 from agent.plists import PlistError

@@ -20,8 +20,8 @@ from agent.lom.requests import PowerRequest, RelayItem
 from agent.mdm.timing import Timing
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.net.mac.client import MDMClient
+from agent.net.mac.faults.injection import MacOffline
 from agent.net.mac.fleet.macs import FleetBehaviour
-from agent.net.mac.injection import MacOffline
 from agent.profiles.making import lom_profile
 
 QUICK = FleetBehaviour(

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from agent.fleet.population import Mac
 from agent.framing import HEADER_BYTES
 from agent.lom.link import LinkAnswer, LinkRequest, RequestDelayed, RequestDropped
-from agent.net.mac.exchanging import record
 from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.sessions.exchanging import record
 
 _REFUSED = "a fault rule refuses the request"
 

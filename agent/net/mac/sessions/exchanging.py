@@ -14,8 +14,8 @@ from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import exchange
 from agent.net.http.http1 import Response, without_query
 from agent.net.http.request import Request
+from agent.net.mac.faults.injection import connect_rule, inject
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.injection import connect_rule, inject
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 

@@ -45,11 +45,11 @@ from agent.measure.exchanges import Kind
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import Connections, ask
 from agent.net.http.http1 import Origin, Response, without_query
-from agent.net.mac.attesting import attest_properties
 from agent.net.mac.enrollment import hints
-from agent.net.mac.exchanging import MacExchanger
+from agent.net.mac.faults.attesting import attest_properties
+from agent.net.mac.faults.injection import altered
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.injection import altered
+from agent.net.mac.sessions.exchanging import MacExchanger
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import Authority
 from agent.pki.mdm_signatures import Signatures

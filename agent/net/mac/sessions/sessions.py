@@ -31,15 +31,15 @@ from agent.mdm.session import Event, Execute, NotNowRepeated, Send, SessionEnded
 from agent.measure.operations import Moment, Operation
 from agent.net.http.fetch import REDIRECTS, RedirectRefused, retry_after
 from agent.net.http.http1 import Response
-from agent.net.mac.background import BackgroundTasks
-from agent.net.mac.commands import Commands, SimulatedMac
-from agent.net.mac.connection import SessionConnection
-from agent.net.mac.declarative import DeclarativeManagement
-from agent.net.mac.exchanging import OpenExchange, record, record_instead
+from agent.net.mac.faults.injection import altered
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.injection import altered
-from agent.net.mac.power import LOMPresence, PowerTimer
+from agent.net.mac.power.timer import LOMPresence, PowerTimer
 from agent.net.mac.push import PushListener
+from agent.net.mac.sessions.background import BackgroundTasks
+from agent.net.mac.sessions.commands import Commands, SimulatedMac
+from agent.net.mac.sessions.connection import SessionConnection
+from agent.net.mac.sessions.declarative import DeclarativeManagement
+from agent.net.mac.sessions.exchanging import OpenExchange, record, record_instead
 from agent.net.mac.upkeep import Upkeep
 from agent.net.timing import Alarm
 from agent.profiles.enrollment import Enrollment

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from agent.device.facts.attestation import attest_device, attest_key, can_attest
 from agent.device.mac import Device
 from agent.faults.decisions import Hit
+from agent.net.mac.faults.injection import falsified
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.injection import falsified
 from agent.pki.issuing.authority import PublicKey
 
 Attested = tuple[tuple[bytes, ...], Hit | None]

@@ -16,9 +16,9 @@ from agent.device.ddm.synchronising import (
 from agent.device.mac import Device
 from agent.errors import PeerError
 from agent.mdm.refusals import ServerRefused, is_temporary
-from agent.net.mac.background import BackgroundTasks
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.power import LOMPresence
+from agent.net.mac.power.timer import LOMPresence
+from agent.net.mac.sessions.background import BackgroundTasks
 from agent.profiles.enrollment import Enrollment
 
 _RETRY_SECONDS = 15 * 60.0  # after which a report that the server did not accept is sent again; our choice

@@ -18,8 +18,8 @@ from agent.net.http.fetch import MAX_REDIRECTS, RedirectRefused, redirected
 from agent.net.http.http1 import Origin, Response, split_url
 from agent.net.http.request import Request, RequestHead
 from agent.net.http.resumption import Resumption
+from agent.net.mac.faults.injection import connect_rule, inject
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.injection import connect_rule, inject
 from agent.pki.mdm_signatures import Signatures
 from agent.profiles.enrollment import Enrollment
 

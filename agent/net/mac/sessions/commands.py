@@ -1,8 +1,8 @@
 """A Mac's commands: each is carried out, its result is reported, and its record ends when the server has the result.
 
 One command at a time is current, from its reception until the server has accepted its result. The session
-(`agent.net.mac.sessions`) receives the commands and sends the results. What a command needs from the network (SCEP, LOM
-requests, check-ins) is done by the Mac's BackgroundTasks.
+(`agent.net.mac.sessions.sessions`) receives the commands and sends the results. What a command needs from the network
+(SCEP, LOM requests, check-ins) is done by the Mac's BackgroundTasks.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from agent.mdm.commands import Command
 from agent.mdm.refusals import ResultRefused
 from agent.mdm.results import Result, Status
 from agent.measure.operations import Operation
-from agent.net.mac.attesting import attest_properties
-from agent.net.mac.background import BackgroundTasks, log_defect
-from agent.net.mac.exchanging import record_instead
+from agent.net.mac.faults.attesting import attest_properties
+from agent.net.mac.faults.injection import result_of
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.injection import result_of
+from agent.net.mac.sessions.background import BackgroundTasks, log_defect
+from agent.net.mac.sessions.exchanging import record_instead
 from agent.push.store import Notification
 
 _MAX_REQUEST_TYPE = 200  # characters of a RequestType in a record; ours
