@@ -15,10 +15,11 @@ from agent.cli.run.command import run
 from agent.cli.run.distributed import check_places
 from agent.cli.worker.command import worker
 from agent.errors import OperatorError
+from agent.load.control import trace_home
 from agent.load.control.admission import Admission, Refusal, digest_of
 from agent.load.control.joining import MOST_BYTES, Invitation, JoinFile, encoded, read_join_file, without_secret
 from agent.load.control.listening import listen_at
-from agent.load.control.messages import ANY_SHARD, ClockAnswer, ControlError, Hello, trace_home
+from agent.load.control.messages import ANY_SHARD, ClockAnswer, ControlError, Hello
 from agent.load.control.trace_home import TraceHome
 from agent.load.launch.dask import RESOURCE, places
 from agent.load.machine.limits import workers_of

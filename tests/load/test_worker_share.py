@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from agent.load.machine import limits as machine
-from agent.load.machine import memory, workers_of
+from agent.load.machine import memory
+from agent.load.machine.limits import workers_of
 from agent.load.machine.memory import MACHINE_SHARE, MIB, memory_of_worker
 from agent.scenario.types import LoadPart, LOMPart, Scenario, ServerPart
 
