@@ -41,6 +41,7 @@ def restore_group(
         user = mac.record.activity.user_session
         acts = wanted or device.enrolling is not None or device.synchronising is not None
         acts = acts or (user is not None and user.wanted)
+        acts = acts or (device.user is not None and device.user.synchronising is not None)
         acts = acts or queued_app(device) is not None
         due = device.update is not None or device.declared.full_report_at is not None  # at a time of its own
         if acts or not idle or not client.make_idle() or due:

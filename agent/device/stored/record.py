@@ -183,6 +183,10 @@ class ActivityRecord(_Record, frozen=True):
     synchronising: bytes | None = None
     update: Update | None = None
     user_session: SessionRecord | None = None
+    user_follow_ups: tuple[FollowUpRecord, ...] = ()
+    """As ``follow_ups``, of the user channel."""
+    user_synchronising: bytes | None = None
+    """As ``synchronising``, of the user channel."""
     drawn: tuple[int, ...] = ()
     """How many numbers each of ``Device.chances`` has drawn."""
 
@@ -218,6 +222,7 @@ def device_record(device: Device) -> bytes:
 def activity_record(device: Device, now: float) -> ActivityRecord:
     """What a Device does at ``now``."""
     follow_ups, deferred, answers = device.scheduled
+    user = device.user
     return ActivityRecord(
         session=device.session.record(now),
         power=device.power.record(now),
@@ -226,7 +231,9 @@ def activity_record(device: Device, now: float) -> ActivityRecord:
         deferred_requests=deferred,
         synchronising=device.synchronising,
         update=device.update,
-        user_session=None if device.user is None else device.user.session.record(now),
+        user_session=None if user is None else user.session.record(now),
+        user_follow_ups=() if user is None else tuple(map(_follow_up_record, user.scheduled[0])),
+        user_synchronising=None if user is None else user.synchronising,
         drawn=tuple(chance.count for chance in device.chances),
     )
 
@@ -261,6 +268,9 @@ def restore_activity(device: Device, record: ActivityRecord, now: float) -> None
     device.update = record.update
     if device.user is not None and record.user_session is not None:
         device.user.session.resume(record.user_session, now)
+        device.user.synchronising = record.user_synchronising
+        for what in map(_follow_up, record.user_follow_ups):
+            device.user.after_delivery(what)
     for chance, count in zip(device.chances, record.drawn, strict=False):
         chance.count = count
 

@@ -281,7 +281,8 @@ class MDMClient:
     def record(self) -> tuple[bytes, MacRecord]:
         """What is installed on it, and what it does, for ``restore``."""
         device, now, undelivered = self.device, self._environment.clock.seconds(), self.undelivered
-        absence = self._absence
+        absence, user = self._absence, self._parts.user
+        of_user = None if user is None else user.commands.undelivered
         return device_record(device), MacRecord(
             activity=activity_record(device, now),
             boots=self.boots,
@@ -290,6 +291,8 @@ class MDMClient:
             off_subnet=absence is not None and absence.off_subnet,
             request_type="" if undelivered is None else undelivered.command.request_type,
             status="" if undelivered is None else undelivered.status.value,
+            user_request_type="" if of_user is None else of_user.command.request_type,
+            user_status="" if of_user is None else of_user.status.value,
         )
 
     def restore(self, installed: bytes, record: MacRecord) -> None:
@@ -305,6 +308,10 @@ class MDMClient:
             parts.pushes.offline = True
         if session.result:
             parts.commands.resume(Command(session.command_uuid, record.request_type, {}), Status(record.status))
+        session = record.activity.user_session
+        if parts.user is not None and session is not None and session.result and record.user_status:
+            command = Command(session.command_uuid, record.user_request_type, {})
+            parts.user.commands.resume(command, Status(record.user_status))
 
     def carry_on(self, *, in_session: bool) -> None:
         """Set the timers of a restored Mac. ``in_session``: a session was open, so that it opens one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.records import Exchange
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.client import MDMClient
+from agent.net.mac.fleet.keeping import MacRecord
 from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
 from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
 from agent.profiles.errors import ProfileError
@@ -251,6 +253,54 @@ def test_a_user_survives_idleness_and_a_record(run_in_reactor: Run, behaviour: F
             assert (restored.auth_token, restored.managed, len(list(restored.profiles))) == (token, True, 1)
             assert running.fleet[0].user_name == name
             assert other.device.user is not None
+
+    run_in_reactor(work())
+
+
+class _Killed:
+    """A Keeper whose process is killed when a report of the user channel of Mac 0 is written, and not yet sent."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.kept: tuple[bytes, MacRecord] | None = None
+
+    def changed(self, _index: int) -> None:
+        pass
+
+    def when_kept(self, index: int, then: Callable[[], object]) -> None:
+        found = self._fleet[index].record()
+        session = found[1].activity.user_session
+        if self.kept is None and session is not None and session.result:
+            self.kept = found
+        elif self.kept is None:
+            reactor.callLater(0, then)  # type: ignore[attr-defined]
+
+
+def test_what_a_command_of_the_user_leads_to_outlives_the_process(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        async with stack(1, behaviour=LOCAL, os="27.0", enrolled=False) as running:
+            killed = _Killed(running.fleet)
+            environment = replace(running.environment, keeper=killed)
+            fleet = Fleet(Population("stack", 1, os="27.0"), environment, LOCAL)
+            killed._fleet = fleet
+            try:
+                await running.enroll(fleet[0])
+                name = await logged_in(running, fleet[0])
+                kind = "com.apple.configuration.account.caldav"
+                configuration = {"Type": kind, "Identifier": kind, "Payload": {"HostName": "example.com"}}
+                running.lab.declarations = Declarations((configuration,))
+                running.lab.enqueue(name, {"RequestType": "DeclarativeManagement"}, lambda _result: None)
+                fleet[0].wake()
+                await running.until(lambda: killed.kept is not None, "the result is kept")
+            finally:
+                fleet.close()
+            assert killed.kept is not None
+            again = running.fleet[0]
+            again.restore(*killed.kept)
+            again.carry_on(in_session=False)
+            await running.until(lambda: bool(running.lab.macs[name].status_report), "the user's declarations are there")
+            done = [each.facts for each in running.exchanges if each.operation == "command" and each.failure is None]
+            assert [each["request_type"] for each in done] == ["DeclarativeManagement"]
 
     run_in_reactor(work())
 

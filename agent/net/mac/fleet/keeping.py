@@ -37,3 +37,7 @@ class MacRecord(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=T
     """Of the command whose result is not delivered."""
     status: str = ""
     """Of that result."""
+    user_request_type: str = ""
+    """As ``request_type``, of the user channel."""
+    user_status: str = ""
+    """As ``status``, of the user channel."""
