@@ -18,7 +18,7 @@ from odd_certificates import VERSION_4, odd_identity
 from stack import stack
 from twisted.internet.defer import Deferred
 
-import agent.lab.web.server
+import agent.lab.web.breaking
 from agent.lab.mdm.core import Message
 from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
@@ -490,14 +490,14 @@ def test_lab_topic_is_valid() -> None:
 def test_resumed_tls_session_has_the_macs_identity(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_site = agent.lab.web.server.BoundedSite
+    make_site = agent.lab.web.breaking.BoundedSite
 
     def impatient_site(root: Any) -> Any:
         site = make_site(root)
         site.timeOut = 0.2  # as servers do it with connections that are quiet
         return site
 
-    monkeypatch.setattr(agent.lab.web.server, "BoundedSite", impatient_site)
+    monkeypatch.setattr(agent.lab.web.breaking, "BoundedSite", impatient_site)
 
     async def scenario() -> None:
         async with stack(2, resume=1.0) as running:
