@@ -21,7 +21,7 @@ from hypothesis import settings
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from agent.device.stored.record import DeviceRecord
+from agent.device.stored.types import DeviceRecord
 from agent.fleet.population import Population
 from agent.lab.mdm.core import Lab
 from agent.lab.stored.state import EnrolledMac, NoStorage

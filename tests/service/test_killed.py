@@ -26,7 +26,7 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from agent import plists
-from agent.device.stored.record import DeviceRecord, EnrollmentRecord
+from agent.device.stored.types import DeviceRecord, EnrollmentRecord
 from agent.fleet.population import Population
 from agent.lab.mdm.core import Lab
 from agent.lab.web.server import LabServer

@@ -26,7 +26,7 @@ import agent.net.mac.sessions.commands
 import agent.pki.pfx
 import agent.service.restoring
 from agent.cli.reactor import the_reactor
-from agent.device.stored.record import DeviceRecord
+from agent.device.stored.types import DeviceRecord
 from agent.faults.decisions import RuleRecord
 from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.mac.fleet.keeping import MacRecord

@@ -15,11 +15,9 @@ from typing import Any
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from msgspec import Struct
 
 from agent import plists
 from agent.device.ddm.declared import Declared
-from agent.device.installing.software_update import Update
 from agent.device.mac import Attestation, Device, Settings, UnfinishedEnrollment
 from agent.device.steps import (
     ChangePower,
@@ -30,166 +28,30 @@ from agent.device.steps import (
     SynchroniseDeclarations,
     UpdateSoftware,
 )
-from agent.device.system import FACTORY, SystemState
+from agent.device.stored.types import (
+    AccountRecord,
+    ActivityRecord,
+    AttestationRecord,
+    DeviceRecord,
+    EnrollmentRecord,
+    FollowUpRecord,
+    IdentityRecord,
+    InstalledRecord,
+    LOMRecord,
+    Numbers,
+    ProfileRecord,
+    SettingsRecord,
+    UnfinishedRecord,
+)
 from agent.device.users.channel import UserDevice
 from agent.lom.endpoint import LOMConfiguration
-from agent.lom.power import PowerRecord, SystemRequest
-from agent.lom.recent_answers import AnswerRecord
+from agent.lom.power import SystemRequest
 from agent.lom.requests import PowerRequest
 from agent.mdm.access_rights import AccessRights
-from agent.mdm.session import SessionRecord
 from agent.pki.certificates import read_certificate
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.store import InstalledProfile, ProfileStore
-
-_Numbers = tuple[int, ...]  # of certificates or identities
-
-
-class _Record(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
-    """The base of the records."""
-
-
-class IdentityRecord(_Record, frozen=True):
-    """An identity: its certificates by number, its key in DER."""
-
-    certificate: int
-    key: bytes
-    chain: _Numbers = ()
-
-
-class EnrollmentRecord(_Record, frozen=True):
-    """An Enrollment."""
-
-    identity: int
-    server_url: str
-    check_in_url: str
-    topic: str
-    access_rights: int
-    anchors: _Numbers = ()
-    server_pins: _Numbers = ()
-    check_in_pins: _Numbers = ()
-    sign_message: bool = False
-    check_out_when_removed: bool = False
-    capabilities: tuple[str, ...] = ()
-    assigned_managed_apple_id: str = ""
-    enrollment_mode: str = ""
-
-
-class ProfileRecord(_Record, frozen=True):
-    """An installed profile."""
-
-    identifier: str
-    payload_types: tuple[str, ...]
-    listed: dict[str, Any]
-    """Its item of ProfileList without the signers."""
-    identities: _Numbers = ()
-    certificates: _Numbers = ()
-    signers: _Numbers = ()
-
-
-class LOMRecord(_Record, frozen=True):
-    """A LOMConfiguration."""
-
-    device_identity: int | None = None
-    controller_identity: int | None = None
-    device_anchors: _Numbers = ()
-    controller_anchors: _Numbers = ()
-
-
-class InstalledRecord(_Record, frozen=True):
-    """A ProfileStore."""
-
-    profiles: tuple[ProfileRecord, ...] = ()
-    lom: LOMRecord | None = None
-
-
-class UnfinishedRecord(_Record, frozen=True):
-    """An enrollment in progress."""
-
-    enrollment: EnrollmentRecord
-    installed: InstalledRecord
-    sent: int = 0
-
-
-class SettingsRecord(_Record, frozen=True):
-    """What the server has set; the dictionaries as property lists."""
-
-    device_name: str = ""
-    host_name: str = ""
-    organization_info: bytes = b""
-    mdm_options: bytes = b""
-    awaiting_configuration: bool = False
-
-
-class FollowUpRecord(_Record, frozen=True):
-    """What is due when the server has accepted the undelivered result."""
-
-    kind: str
-    request: str = ""
-    tokens: bytes = b""
-    update: Update | None = None
-
-
-class AttestationRecord(_Record, frozen=True):
-    """The cached attestation of the Mac's properties."""
-
-    chain: tuple[bytes, ...]
-    at: float
-    nonce: bytes = b""
-
-
-class AccountRecord(_Record, frozen=True):
-    """The logged-in user, and what the server installed on the user channel."""
-
-    network: bool = False
-    managed: bool | None = None
-    auth_token: str = ""
-    installed: InstalledRecord = InstalledRecord()
-    declared: Declared | None = None
-
-
-class DeviceRecord(_Record, frozen=True):
-    """What changes rarely: the enrollment and what is installed and set."""
-
-    certificates: tuple[bytes, ...] = ()
-    identities: tuple[IdentityRecord, ...] = ()
-    enrollment: EnrollmentRecord | None = None
-    installed: InstalledRecord = InstalledRecord()
-    enrolling: UnfinishedRecord | None = None
-    settings: SettingsRecord = SettingsRecord()
-    system: SystemState = FACTORY
-    declarations: bytes = b""
-    """Of records of before ``declared``, without what the declarations say: they are fetched again."""
-    declarations_token: str = ""
-    """As ``declarations``."""
-    declared: Declared | None = None
-    left_at: float | None = None
-    attestation: AttestationRecord | None = None
-    release: tuple[str, str] | None = None
-    """Version and build of macOS; None in records of before updates."""
-    user: AccountRecord | None = None
-    """None where nobody is logged in."""
-
-
-class ActivityRecord(_Record, frozen=True):
-    """What changes with each command: the session, the power, and what is due."""
-
-    session: SessionRecord = SessionRecord()
-    power: PowerRecord = PowerRecord()
-    answers: tuple[AnswerRecord, ...] = ()
-    follow_ups: tuple[FollowUpRecord, ...] = ()
-    deferred_requests: tuple[tuple[str, str], ...] = ()
-    synchronising: bytes | None = None
-    update: Update | None = None
-    user_session: SessionRecord | None = None
-    user_follow_ups: tuple[FollowUpRecord, ...] = ()
-    """As ``follow_ups``, of the user channel."""
-    user_synchronising: bytes | None = None
-    """As ``synchronising``, of the user channel."""
-    drawn: tuple[int, ...] = ()
-    """How many numbers each of ``Device.chances`` has drawn."""
-
 
 _encode = msgspec.msgpack.encode
 
@@ -358,7 +220,7 @@ class _Writer:
             self.identities.append(IdentityRecord(certificate=self._number(certificate), key=key, chain=chain))
         return number
 
-    def _all(self, certificates: Iterable[x509.Certificate]) -> _Numbers:
+    def _all(self, certificates: Iterable[x509.Certificate]) -> Numbers:
         return tuple([self._number(each.public_bytes(Encoding.DER)) for each in certificates])
 
     def _number(self, certificate: bytes) -> int:
@@ -419,7 +281,7 @@ class _Reader:
     def _maybe(self, number: int | None) -> Identity | None:
         return None if number is None else self._identities[number]
 
-    def _all(self, numbers: _Numbers) -> tuple[x509.Certificate, ...]:
+    def _all(self, numbers: Numbers) -> tuple[x509.Certificate, ...]:
         return tuple([self._certificates[number] for number in numbers])
 
 

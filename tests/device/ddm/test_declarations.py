@@ -22,7 +22,8 @@ from agent.device.ddm.synchronising import FULL_REPORT_SECONDS, DeclarationsMalf
 from agent.device.ddm.validation import asset_references, faults_of
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, Done, Download, DownloadByMDM, Steps, advance
-from agent.device.stored.record import DeviceRecord, device_record, restore_device
+from agent.device.stored.record import device_record, restore_device
+from agent.device.stored.types import DeviceRecord
 from agent.errors import PeerError
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect

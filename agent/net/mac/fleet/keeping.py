@@ -11,7 +11,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from agent.device.stored.record import ActivityRecord
+from agent.device.stored.types import ActivityRecord
 
 
 class Keeper(Protocol):
