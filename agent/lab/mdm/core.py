@@ -28,6 +28,7 @@ from agent.lab.mdm.messages import (
     push_keys_of,
     text_of,
 )
+from agent.lab.mdm.result_defects import ResultDefects
 from agent.lab.mdm.users import LabUsers, is_user, token_of
 from agent.lab.stored.state import EnrolledMac, LabState, NoStorage, QueuedCommand, StoredResult
 from agent.mdm import checkin, results
@@ -77,7 +78,7 @@ class Lab:
         self._udids = {mac.fingerprint: mac.udid for mac in self.macs.values() if not is_user(mac.udid)}
         self.users = LabUsers(self.macs, self._state)
         self._waiting: dict[tuple[str, str], OnResult] = {}
-        self._repeated: set[tuple[str, str]] = set()  # commands that a defect has sent once more
+        self._result_defects = ResultDefects(defects)
         self._losing = Losing(defects, self.forget)
         self.issued: Mapping[str, bytes] = {}  # SHA-256 of the certificates issued for renewals, by their challenge
         self.replaced: dict[str, EnrolledMac] = {}  # enrollments that a defect pushes to after a new Authenticate
@@ -354,9 +355,9 @@ class Lab:
 
     def _result(self, mac: EnrolledMac, status: str, message: Mapping[str, Any], body: bytes) -> None:
         command_uuid = text_of(message, "CommandUUID")
-        self._check_defects(mac, status, command_uuid, message)
+        self._result_defects.check(mac, status, command_uuid, message)
         if command_uuid in mac.queue:
-            if status == results.Status.NOT_NOW.value and not self._drops(mac.queue[command_uuid]):
+            if status == results.Status.NOT_NOW.value and not self._result_defects.drops(mac.queue[command_uuid]):
                 if "session-not-now-at-once" not in self.defects:
                     mac.not_now.add(command_uuid)
                 return
@@ -367,7 +368,7 @@ class Lab:
             queued = mac.queue.pop(command_uuid)
             mac.not_now.discard(command_uuid)
             mac.results[command_uuid] = result
-            if self.defects and self._repeats(mac, message, command_uuid, queued.request_type):
+            if self.defects and self._result_defects.repeats(mac, message, command_uuid, queued.request_type):
                 mac.queue[command_uuid] = queued
                 mac.not_now.add(command_uuid)  # so that it is sent in the next session
             for each in dropped:
@@ -375,48 +376,6 @@ class Lab:
         on_result = self._waiting.pop((mac.udid, command_uuid), None)
         if on_result is not None:
             on_result(message)
-
-    # Defects.
-
-    def _drops(self, queued: QueuedCommand) -> bool:
-        """Whether a defect ends this command at NotNow."""
-        setup = queued.request_type == "LOMSetupRequest"
-        return ("lom-setup-not-now-dropped" if setup else "session-not-now-dropped") in self.defects
-
-    def _check_defects(self, mac: EnrolledMac, status: str, command_uuid: str, message: Mapping[str, Any]) -> None:
-        """Refuse a result that a defect does not survive. Raises Refused."""
-        if "ResponseData" in message and "lom-example-refused" in self.defects:
-            raise Refused(500, "the result has ResponseData")
-        known = command_uuid in mac.queue
-        if known and status == results.Status.ERROR.value and "session-error-refused" in self.defects:
-            raise Refused(500, "the result is an Error")
-        format_error = status == results.Status.COMMAND_FORMAT_ERROR.value
-        if known and format_error and "session-format-error-refused" in self.defects:
-            raise Refused(500, "the result is a CommandFormatError")
-        if command_uuid in mac.results and "session-second-result-refused" in self.defects:
-            raise Refused(400, "the result came before")
-        if known and "survive-bare-500" in self.defects and message.get("QueryResponses") == {}:
-            raise Refused(500, "QueryResponses is empty")
-        unknown = not known and command_uuid not in mac.results
-        if unknown and "session-unknown-result-refused" in self.defects:
-            raise Refused(500, "the command is unknown")
-
-    def _repeats(self, mac: EnrolledMac, message: Mapping[str, Any], command_uuid: str, request_type: str) -> bool:
-        """Whether a defect sends this command again although its result is there; once for each command."""
-        status, items = message["Status"], message.get("ResponseList")
-        if request_type != "LOMDeviceRequest":
-            wanted = "session-command-repeated" in self.defects and status == results.Status.ACKNOWLEDGED.value
-        elif status == results.Status.ERROR.value:
-            wanted = "lom-request-error-repeated" in self.defects
-        elif items is None:
-            wanted = "lom-example-repeated" in self.defects
-        else:
-            failed = any(item["DeviceRequestSuccess"] is False for item in items)
-            wanted = failed and "lom-partial-repeated" in self.defects
-        if not wanted or (mac.udid, command_uuid) in self._repeated:
-            return False
-        self._repeated.add((mac.udid, command_uuid))
-        return True
 
 
 _NO_COMMAND = plists.dump_xml({})
