@@ -27,21 +27,15 @@ from agent.mdm.commands import Command
 from agent.mdm.results import Status
 from agent.measure.operations import Moment, Operation
 from agent.net.http.resumption import Resumption
-from agent.net.mac.active import ActiveMac
+from agent.net.mac.active import ActiveMac, active_mac
 from agent.net.mac.enrollment.enrolling import BeginEnrollment, enroll
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.keeping import MacRecord
 from agent.net.mac.power.absence import Absence
 from agent.net.mac.power.lom_requests import answer_lom
-from agent.net.mac.power.timer import LOMPresence, PowerTimer
+from agent.net.mac.power.timer import PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
-from agent.net.mac.sessions.background import BackgroundTasks
-from agent.net.mac.sessions.commands import Commands, CurrentCommand, MacObserver
-from agent.net.mac.sessions.connection import SessionConnection
-from agent.net.mac.sessions.declarative import DeclarativeManagement
-from agent.net.mac.sessions.sessions import Sessions
-from agent.net.mac.upkeep import Upkeep
-from agent.net.mac.users import UserChannel
+from agent.net.mac.sessions.commands import CurrentCommand, MacObserver
 from agent.net.timing import Alarm
 from agent.pki.issuing.authority import Authority
 from agent.profiles.profile import Profile
@@ -129,49 +123,11 @@ class MDMClient:
             self._kept = b""
         environment = self._environment
         self._resumption = self._resumption or environment.resumption_of(device.mac)
-        pushes = PushListener(device, environment, self._gateway)
-        background = BackgroundTasks(device, environment, self)
-        # The alarms call the client, not the parts that set them: a cycle would keep these until a garbage collection.
+        # The alarm calls the client, not the timer that sets it: a cycle would keep it until a garbage collection.
         power = PowerTimer(
             device.power, environment.clock, self._power_changed, Alarm(environment.clock, self._power_due)
         )
-        lom = LOMPresence(device, environment.network, self)
-        connection = SessionConnection(device, environment, self._resumption)
-        commands = Commands(device, environment, background, self)
-        declarative = DeclarativeManagement(device, environment, background, lom, self)
-        channels: tuple[DeclarativeManagement, ...] = (declarative,)
-        if device.user is not None:
-            user_background = BackgroundTasks(device.user, environment, self)
-            channels += (DeclarativeManagement(device.user, environment, user_background, lom, self),)
-        upkeep = Upkeep(device, environment, background, power, self, channels)
-        sessions = Sessions(
-            device,
-            environment,
-            connection,
-            commands,
-            pushes=pushes,
-            background=background,
-            power=power,
-            lom=lom,
-            declarative=declarative,
-            upkeep=upkeep,
-            mac=self,
-            poll=Alarm(environment.clock, self.wake),
-        )
-        user = None
-        if device.user is not None:
-            user = UserChannel(
-                device.user,
-                environment,
-                self._gateway,
-                background=user_background,
-                declarative=channels[1],
-                mac=self,
-                power=power,
-                lom=lom,
-                upkeep=upkeep,
-            )
-        self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions, upkeep, user)
+        self._active = active_mac(device, environment, self._gateway, self._resumption, power, self)
         return self._active
 
     @property
