@@ -308,9 +308,9 @@ class MDMClient:
             parts.pushes.offline = True
         if session.result:
             parts.commands.resume(Command(session.command_uuid, record.request_type, {}), Status(record.status))
-        session = record.activity.user_session
-        if parts.user is not None and session is not None and session.result and record.user_status:
-            command = Command(session.command_uuid, record.user_request_type, {})
+        of_user = record.activity.user_session
+        if parts.user is not None and of_user is not None and of_user.result and record.user_status:
+            command = Command(of_user.command_uuid, record.user_request_type, {})
             parts.user.commands.resume(command, Status(record.user_status))
 
     def carry_on(self, *, in_session: bool) -> None:
