@@ -185,9 +185,9 @@ class BackgroundTasks:
                     return await self._obtain_identity(payload, anchors, waits or IdentityWaits())
                 case AttestProperties(nonce):
                     return attest_properties(self._device, self._environment, nonce)[0]
-                case CheckIn(message, enrollment):
+                case CheckIn(message, enrollment, check):
                     await self._kept()
-                    return await self._check_in(message, enrollment)
+                    return await self._check_in(message, enrollment, check)
                 case Download(url, anchors, pins):
                     return await self._download(url, anchors, pins)
                 case DownloadByMDM(url, enrollment):
@@ -290,7 +290,9 @@ class BackgroundTasks:
         if life == self._life:
             self._running = False
 
-    async def _check_in(self, message: Mapping[str, Any], enrollment: Enrollment) -> bytes:
+    async def _check_in(
+        self, message: Mapping[str, Any], enrollment: Enrollment, check: Callable[[bytes], object] | None
+    ) -> bytes:
         """PUT a check-in message; returns the body of the answer. Raises PeerError."""
         replacing = self._device.enrolling
         if replacing is not None and enrollment is not replacing.enrollment:
@@ -317,6 +319,8 @@ class BackgroundTasks:
                 raise ServerRefused(hints.with_hint(reason + (page and f", with {page}"), hint), response.status)
             if page and not not_managed:
                 raise PageAnswered(f"an MDM server's answer to {facts['message']}", page, response.status, _LOOK_AT)
+            if check is not None:
+                check(response.body)
         if not_managed:  # an answer of the protocol, and no failure of the check-in
             raise ServerRefused("the server does not manage this user", response.status)
         return response.body
