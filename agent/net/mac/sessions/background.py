@@ -50,30 +50,15 @@ from agent.net.mac.faults.attesting import attest_properties
 from agent.net.mac.faults.injection import altered
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.sessions.exchanging import MacExchanger
+from agent.net.mac.sessions.headers import message_headers
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import Authority
-from agent.pki.mdm_signatures import Signatures
 from agent.profiles.acme import RSA, ACMEPayload
 from agent.profiles.enrollment import Enrollment
 from agent.profiles.scep import SCEPPayload
 
 _log = Logger()
 _LOOK_AT = "Check that the profile's CheckInURL leads to the MDM server, and not to a login page or a proxy."
-
-
-def message_headers(
-    enrollment: Enrollment,
-    content_type: str,
-    body: bytes,
-    signatures: Signatures | None = None,
-    *,
-    agent: str = checkin.USER_AGENT,
-) -> dict[str, str]:
-    """The headers of a message to the server, with Mdm-Signature where the enrollment has SignMessage."""
-    headers = {"User-Agent": agent, "Content-Type": content_type}
-    if enrollment.sign_message:
-        headers["Mdm-Signature"] = (signatures or Signatures()).header(body, enrollment.identity)
-    return headers
 
 
 class MacStopped(CutShort):

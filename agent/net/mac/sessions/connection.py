@@ -20,6 +20,7 @@ from agent.net.http.request import Request, RequestHead
 from agent.net.http.resumption import Resumption
 from agent.net.mac.faults.injection import connect_rule, inject
 from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.sessions.headers import signature_headers, unsigned_headers
 from agent.pki.mdm_signatures import Signatures
 from agent.profiles.enrollment import Enrollment
 
@@ -133,13 +134,10 @@ def report_request(
 ) -> tuple[Origin, Request]:
     """A report's origin and request, with Mdm-Signature for SignMessage. Raises OperatorError for a bad URL."""
     origin, head = _head(url, agent)
-    if not enrollment.sign_message:
-        return origin, head.request(body)
-    return origin, head.request(body, {"Mdm-Signature": (signatures or Signatures()).header(body, enrollment.identity)})
+    return origin, head.request(body, signature_headers(enrollment, body, signatures))
 
 
 @lru_cache(_KEPT_HEADS)
 def _head(url: str, agent: str) -> tuple[Origin, RequestHead]:
     origin, target = split_url(url)
-    headers = {"User-Agent": agent, "Content-Type": results.CONTENT_TYPE}
-    return origin, RequestHead("PUT", origin, target, headers)
+    return origin, RequestHead("PUT", origin, target, unsigned_headers(results.CONTENT_TYPE, agent))
