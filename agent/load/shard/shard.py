@@ -6,12 +6,11 @@ and its result. `agent.load.shard.running` runs it.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, FirstError
+from twisted.internet.defer import Deferred, DeferredList, FirstError
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
@@ -20,14 +19,11 @@ from agent.load.control.joining import Invitation
 from agent.load.control.messages import (
     Begin,
     ChangeRate,
-    ControlError,
     Ending,
     Finish,
     GatewayStalled,
     Message,
     Pause,
-    PhaseFinished,
-    PhaseStarted,
     Ready,
     RefusalAnswer,
     RefusalQuestion,
@@ -42,15 +38,12 @@ from agent.load.control.messages import (
 )
 from agent.load.control.trace_home import own_trace, remove_trace, send_trace
 from agent.load.machine.overload import LoopMonitor
-from agent.load.phases.pace import NOTHING_EARLIER
-from agent.load.phases.progress import Earlier
-from agent.load.phases.run import PhaseRun
 from agent.load.shard.keys import keys_made_ahead
 from agent.load.shard.link import ShardLink
 from agent.load.shard.parts import ShardParts
+from agent.load.shard.phases import ShardPhases
 from agent.load.shard.plan import ShardPlan, ShardResult, decode_plan, encode
 from agent.load.shard.state import ShardState, open_state
-from agent.measure.live import PhaseState
 from agent.net.mac.fleet.census import Census, state_of
 from agent.net.timing import DelayedCall
 from agent.processes import peak_kib
@@ -96,10 +89,9 @@ class Shard:
         self._joined = False
         self._finished: Deferred[None] = Deferred()
         self._reason = "the run ended first"
-        self._running: dict[int, tuple[PhaseRun, Deferred[None]]] = {}
-        self._started: set[int] = set()
         self._due: list[tuple[DelayedCall, Callable[[], object]]] = []  # what happens at a date of the run's clock
         self._monitor = LoopMonitor(reactor)
+        self._phases = ShardPhases(self._monitor, self._send, self._phase_finished, self._defect)
         self._idle_loop = LoopingCall(self._make_idle)
         self._idle_loop.clock = reactor
         self._lost: str | None = None
@@ -110,7 +102,6 @@ class Shard:
         self._second_began = False
         self._begins: tuple[float, int] | None = None  # when the run begins, and the next second
         self._state: ShardState | None = None
-        self._earlier: dict[int, Earlier] = {}  # phases of earlier processes of the run that have not gone on yet
         self._before = ShardResult(shard=invitation.shard, metrics={})  # the result of these processes
         self._questions: dict[int, Deferred[OwnCause | None]] = {}
         self._question = 0
@@ -177,7 +168,7 @@ class Shard:
             self._save()
             self._close_state(self._state)
             problem = problem or self._lost
-        await self._stop_phases()
+        await self._phases.stop(self._reason)
         if self._census is not None:
             self._census.stop()
         if self._seconds is not None and self._seconds.running:
@@ -232,20 +223,16 @@ class Shard:
             key_wait_s=before.key_wait_s + (0.0 if parts is None else parts.keys.waited_s),
             push=push,
             rules=[] if parts is None else parts.rule_counts,
-            phases=self._states(),
+            phases=self._phases.states,
             problem=problem,
         )
-
-    def _states(self) -> dict[int, PhaseState]:
-        earlier = {number: each.state for number, each in self._earlier.items()}
-        return earlier | {number: run.state for number, (run, _) in self._running.items()}
 
     # The state file.
 
     def _continue(self, state: ShardState) -> None:
         """Go on after the earlier processes of the run, if there were any."""
         self._state = state
-        self._earlier = dict(state.earlier)
+        self._phases.earlier = dict(state.earlier)
         before = state.result
         if before is not None:
             self._before = before
@@ -257,10 +244,8 @@ class Shard:
         state, parts = self._state, self._parts
         if state is None or parts is None or not self._second_began:
             return
-        reached = {number: each.reached for number, each in self._earlier.items()}
-        reached |= {number: run.pace.reached for number, (run, _) in self._running.items()}
         result = self._result(parts.metrics.snapshot() if metrics is None else metrics)
-        state.save(result, reached, float(self._second + 1), parts.clock())
+        state.save(result, self._phases.reached, float(self._second + 1), parts.clock())
 
     def _state_failed(self, error: NotWritten) -> None:
         """The file cannot be written: end, before anything happens that is not in it."""
@@ -283,15 +268,15 @@ class Shard:
                 self._begins = at, second
                 self._at(at, self._begin)
             case StartPhase(phase, at, offset) if self._parts is not None:
-                self._check_phase(phase)
+                self._phases.expect(phase, len(self._plan.scenario.phases) - 1)
                 self._parts.clock.synchronise(offset)
                 self._at(at, partial(self._start, phase))
             case Pause(at) if self._parts is not None:
                 self._parts.pause(at)
             case Resume(at) if self._parts is not None:
                 self._parts.resume(at)
-            case ChangeRate(phase, at, factor) if phase in self._running:
-                self._running[phase][0].change_rate(at, factor)
+            case ChangeRate(phase, at, factor):
+                self._phases.change_rate(phase, at, factor)
             case RoutedPush() if self._parts is not None and self._parts.push_endpoint is not None:
                 self._send(self._parts.push_endpoint.receive(message))
             case RefusalAnswer(number, cause) if number in self._questions:
@@ -381,10 +366,9 @@ class Shard:
             self._send(Second(self._second, {**gauges, "lag_ms": lag, "cpu": cpu}, {}))
         self._second += 1
         row = {**gauges, "operations": parts.metrics.take_second(), "lag_ms": lag, "cpu": cpu}
-        self._send(Second(self._second, row, self._states()))
+        self._send(Second(self._second, row, self._phases.states))
         if self._state is not None:
-            for number, (run, _) in self._running.items():
-                self._state.moved(number, run.pace.reached, run.pace.elapsed)
+            self._phases.moved(self._state)
         if self._second % SNAPSHOT_SECONDS == 0:
             snapshot = parts.metrics.snapshot()
             self._send(Snapshot(snapshot))
@@ -392,41 +376,18 @@ class Shard:
 
     # Phases.
 
-    def _check_phase(self, number: int) -> None:
-        last = len(self._plan.scenario.phases) - 1
-        if not 0 <= number <= last or number in self._started:
-            raise ControlError(f"Expected a phase from 0 to {last} that has not started, found {number}.")
-        self._started.add(number)
-
     def _start(self, number: int) -> None:
         if self._parts is None or self._finished.called:
             return
         self._begin()  # the run and its first phase may start at the same moment
-        phases = self._plan.scenario.phases
-        earlier = self._earlier.get(number, NOTHING_EARLIER)
-        if earlier.state.finished:
-            self._send(PhaseFinished(number, earlier.state))
-            return
-        self._earlier.pop(number, None)
-        gc.freeze()  # with many Macs, collecting the long-lived objects again and again would stall the loop
         kept = None if self._state is None else self._state.kept(number)
-        changes = self._plan.scenario.changes
-        run = PhaseRun(phases[number], self._parts.context, self._parts.part, changes, earlier, kept)
-        self._monitor.enter(number)
-        over = Deferred.fromCoroutine(run.run())
-        self._running[number] = run, over
-        self._send(PhaseStarted(number, run.state))
-        over.addBoth(partial(self._over, number, run))
+        self._phases.start(number, self._plan.scenario, self._parts, kept)
 
-    def _over(self, number: int, run: PhaseRun, outcome: object) -> None:
-        self._monitor.leave(number)
-        if run.state.finished:
-            if self._state is not None:
-                self._save()
-                self._state.fleet.flush()  # before it is told: a resumed run does not repeat it
-            self._send(PhaseFinished(number, run.state))
-        if isinstance(outcome, Failure) and not isinstance(outcome.value, CancelledError):
-            self._defect(outcome)
+    def _phase_finished(self) -> None:
+        """Have the file keep what a finished phase did."""
+        if self._state is not None:
+            self._save()
+            self._state.fleet.flush()
 
     def _defect(self, failure: Failure) -> None:
         if not self._finished.called:
@@ -440,9 +401,3 @@ class Shard:
             self._reactor.callLater(SETTLE_LOOK_SECONDS, self._settle)
         else:
             self._send(Settled())
-
-    async def _stop_phases(self) -> None:
-        for run, over in self._running.values():
-            run.stop_because(self._reason)
-            over.cancel()
-        await DeferredList([over for _, over in self._running.values()], consumeErrors=True)
