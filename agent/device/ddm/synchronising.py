@@ -22,6 +22,7 @@ from agent.device.steps import CheckIn, Steps
 from agent.errors import PeerError
 from agent.mdm.checkin import declarative_management
 from agent.mdm.refusals import ServerRefused
+from agent.mdm.values import text_at
 from agent.plists import type_name
 
 MAX_DECLARATIONS = 5000  # our limits
@@ -284,8 +285,4 @@ def _object(value: Any, what: str) -> Mapping[str, Any]:
 
 
 def _text(entry: Mapping[str, Any], key: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str) or not 0 < len(value) <= _MAX_TEXT:
-        found = len(value) if isinstance(value, str) else type_name(value)
-        raise DeclarationsMalformed(f"{key}: expected a string of 1 to 1024 characters, found {found}")
-    return value
+    return text_at(entry, key, _MAX_TEXT, DeclarationsMalformed)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import PeerError
+from agent.mdm.values import dictionary, text_at
 from agent.plists import type_name
 
 MAX_HASHES = 10_000  # of the pieces of a package; ours
@@ -54,8 +55,8 @@ class Package:
 
 def package_of(manifest: Mapping[str, Any]) -> Package:
     """The package of the first item. Raises ManifestMalformed."""
-    item = _dictionary(_first(manifest, "items"), "an item of the manifest")
-    metadata = _dictionary(item.get("metadata"), "metadata of the manifest")
+    item = dictionary(_first(manifest, "items"), "an item of the manifest", ManifestMalformed)
+    metadata = dictionary(item.get("metadata"), "metadata of the manifest", ManifestMalformed)
     if metadata.get("kind") != _SOFTWARE:
         raise ManifestMalformed(f"kind of the manifest's metadata: expected {_SOFTWARE}, found another")
     assets = item.get("assets")
@@ -67,10 +68,10 @@ def package_of(manifest: Mapping[str, Any]) -> Package:
     hash_name, piece, hashes = _hashes(asset)
     version = metadata.get("bundle-version", "")
     return Package(
-        identifier=_text(metadata, "bundle-identifier"),
+        identifier=text_at(metadata, "bundle-identifier", MAX_TEXT, ManifestMalformed, " of the manifest"),
         version=version[:MAX_TEXT] if isinstance(version, str) else "",
-        title=_text(metadata, "title"),
-        url=_text(asset, "url"),
+        title=text_at(metadata, "title", MAX_TEXT, ManifestMalformed, " of the manifest"),
+        url=text_at(asset, "url", MAX_TEXT, ManifestMalformed, " of the manifest"),
         hash_name=hash_name,
         piece=piece,
         hashes=hashes,
@@ -81,7 +82,7 @@ def _hashes(asset: Mapping[str, Any]) -> tuple[str, int, tuple[str, ...]]:
     """The name of the hash, the size of a piece, and the hashes. SHA-256 comes before MD5, one hash before several."""
     for name in ("sha256", "md5"):
         if name in asset:
-            return name, 0, (_text(asset, name).lower(),)
+            return name, 0, (text_at(asset, name, MAX_TEXT, ManifestMalformed, " of the manifest").lower(),)
         several, size = asset.get(f"{name}s"), asset.get(f"{name}-size")
         if several is None and size is None:
             continue
@@ -100,16 +101,3 @@ def _first(manifest: Mapping[str, Any], key: str) -> object:
         raise ManifestMalformed(f"{key} of the manifest: expected an array with an item, found {type_name(items)}")
     found: object = items[0]
     return found
-
-
-def _dictionary(value: object, what: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ManifestMalformed(f"{what}: expected a dictionary, found {type_name(value)}")
-    return value
-
-
-def _text(source: Mapping[str, Any], key: str) -> str:
-    value = source.get(key)
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-        raise ManifestMalformed(f"{key} of the manifest: expected a string of 1 to {MAX_TEXT} characters")
-    return value
