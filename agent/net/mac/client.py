@@ -262,6 +262,8 @@ class MDMClient:
         if record.offline:
             self._absence = Absence(clock, self.come_back, off_subnet=record.off_subnet, left=record.offline_left)
             parts.pushes.offline = True
+            if parts.user is not None:
+                parts.user.pushes.offline = True
         if session.result:
             parts.commands.resume(Command(session.command_uuid, record.request_type, {}), Status(record.status))
         of_user = record.activity.user_session

@@ -40,6 +40,11 @@ class UserSide:
         self._mac = mac
 
     @property
+    def online(self) -> bool:
+        """Whether the Mac can connect to its server."""
+        return self._mac.online
+
+    @property
     def observer(self) -> MacObserver | None:
         """What is told about the commands."""
         told = self._mac.observer
@@ -101,8 +106,8 @@ class UserSessions(Sessions):
 class UserChannel:
     """The runtime state of the user channel of ``mac``."""
 
-    __slots__ = ("_environment", "_gateway", "_logging_in", "background", "commands", "connection", "device", "pushes",
-                 "sessions")  # fmt: skip
+    __slots__ = ("_environment", "_gateway", "_logging_in", "_login_due", "_mac", "background", "commands",
+                 "connection", "device", "pushes", "sessions")  # fmt: skip
 
     def __init__(
         self,
@@ -121,6 +126,8 @@ class UserChannel:
         self._environment = environment
         self._gateway = gateway
         self._logging_in = False
+        self._login_due = False  # a login is to be told to the server, which the Mac cannot reach
+        self._mac = mac
         side = UserSide(mac)
         own = GatewaySide(on_back=lambda index: gateway.on_back(USER_CHANNEL + index))
         self.pushes = PushListener(device, environment, own)
@@ -165,15 +172,13 @@ class UserChannel:
 
     def log_in(self) -> None:
         """The user logs in, unless the Mac or its server is not ready for it; then the user's session opens."""
-        device = self.device
-        if not may_log_in(device.device) or self._logging_in:
-            return
-        self._logging_in = True
-        self.background.start(self._log_in)
+        if self._may_log_in():
+            self._logging_in = True
+            self.background.start(self._log_in)
 
     async def log_in_now(self) -> None:
         """As ``log_in``, and wait for the answers; a failure is recorded where it happens."""
-        if not may_log_in(self.device.device) or self._logging_in:
+        if not self._may_log_in():
             return
         self._logging_in = True
         try:
@@ -183,8 +188,14 @@ class UserChannel:
 
     def log_in_if_new(self) -> None:
         """The user logs in if the server has not answered to the present login yet."""
-        if self.device.managed is None:
+        if self.device.managed is None or self._login_due:
             self.log_in()
+
+    def _may_log_in(self) -> bool:
+        if not may_log_in(self.device.device) or self._logging_in:
+            return False
+        self._login_due = not self._mac.online
+        return self._mac.online
 
     async def _log_in(self) -> None:
         try:
@@ -200,8 +211,8 @@ class UserChannel:
         self.wake()
 
     def wake(self) -> bool:
-        """Open a session, or ask again when the open one ends."""
-        return self.sessions.wake(None)
+        """Open a session, or ask again when the open one ends. No effect while the Mac is offline."""
+        return self._mac.online and self.sessions.wake(None)
 
     def receive_push(self, notification: Notification) -> bool:
         """Open a session for a push. Returns False for one with another PushMagic or topic, which is ignored."""
@@ -233,7 +244,7 @@ class UserChannel:
 
     def end(self, reason: str) -> None:
         """The Mac's enrollment ends, and the channel with it."""
-        self._logging_in = False
+        self._logging_in = self._login_due = False
         self.sessions.end(reason)
         self.background.abandon(reason, in_order=True)
         self.pushes.forget(reason)

@@ -15,6 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from agent import plists
+from agent.fleet.durations import Constant
 from agent.fleet.population import Population
 from agent.lab.mdm.declarations import Declarations
 from agent.lab.mdm.users import UserAuthentication, name_of
@@ -28,11 +29,13 @@ from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
 from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
 from agent.profiles.errors import ProfileError
 from agent.profiles.making import TOPIC
+from agent.push.broker import Presence
 from agent.push.requests import Provider
 from agent.push.wire import RoutedPush
 
 Run = Callable[[Any], Any]
 LOCAL = FleetBehaviour(users=1.0)
+SOON = FleetBehaviour(users=1.0, boot=Constant(0.01), shutdown=Constant(0.01))
 NETWORK = FleetBehaviour(users=1.0, network_users=1.0)
 
 
@@ -301,6 +304,60 @@ def test_what_a_command_of_the_user_leads_to_outlives_the_process(run_in_reactor
             await running.until(lambda: bool(running.lab.macs[name].status_report), "the user's declarations are there")
             done = [each.facts for each in running.exchanges if each.operation == "command" and each.failure is None]
             assert [each["request_type"] for each in done] == ["DeclarativeManagement"]
+
+    run_in_reactor(work())
+
+
+def test_the_user_of_a_mac_that_is_offline_logs_in_when_it_is_back(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        async with stack(1, behaviour=SOON) as running:
+            client = running.fleet[0]
+            name = await logged_in(running, client)
+
+            def check_ins() -> list[Any]:
+                return [each.facts["message"] for each in running.exchanges if each.operation == "checkin"]
+
+            await running.until(lambda: client._parts.background.quiet, "nothing runs")
+            user = client._parts.user
+            assert user is not None
+            await running.until(lambda: user.background.quiet, "nothing runs")
+            before = check_ins()
+            client.leave_network()
+            client.crash()
+            await running.until(lambda: client.boots == 1, "the Mac boots")
+            assert (user.presence, user.wake(), user.background.quiet) == (Presence.OFFLINE, False, True)
+            kept = client.record()
+            again = running.fleet.renew(0)
+            again.restore(*kept)
+            again.carry_on(in_session=False)
+            restored = again._parts.user
+            assert restored is not None
+            assert (restored.presence, restored.wake(), restored.background.quiet) == (Presence.OFFLINE, False, True)
+            assert check_ins() == before
+            again.come_back()
+            await running.until(lambda: restored.background.quiet, "the user is logged in")
+            assert (await answer_of(running, name, again, "ProfileList"))["Status"] == "Acknowledged"
+
+    run_in_reactor(work())
+
+
+def test_a_boot_without_network_is_a_login_once_it_is_back(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        async with stack(1, behaviour=SOON) as running:
+            client = running.fleet[0]
+            await logged_in(running, client)
+            user = client._parts.user
+            assert user is not None
+            await running.until(lambda: user.background.quiet, "nothing runs")
+            updates = [each for each in running.exchanges if each.facts.get("message") == "TokenUpdate"]
+            client.leave_network()
+            client.crash()
+            await running.until(lambda: client.boots == 1, "the Mac boots")
+            assert user.background.quiet
+            client.come_back()
+            await running.until(lambda: user.background.quiet and user.presence is Presence.ONLINE, "the login")
+            found = [each for each in running.exchanges if each.facts.get("message") == "TokenUpdate"]
+            assert [each.facts.get("channel") for each in found[len(updates) :]] == ["user"]
 
     run_in_reactor(work())
 

@@ -269,6 +269,10 @@ class ObservedMac(Protocol):
 class SimulatedMac(ObservedMac, Protocol):
     """A Mac that a fault rule can stop."""
 
+    @property
+    def online(self) -> bool:
+        """Whether it can connect to its server, as far as its network goes."""
+
     def go_offline(self, seconds: float) -> None:
         """Close its connections to the server and open none for this long."""
 
