@@ -209,7 +209,8 @@ def test_stopped_worker_does_not_delay_an_interrupt(tmp_path: Path) -> None:
 
 
 def test_second_ctrl_c_does_not_wait_for_workers(tmp_path: Path) -> None:
-    patch = "import agent.load.conductor.silence\nagent.load.conductor.silence.STOP_LOOKS = 10**6\n"  # so that nothing else ends it
+    # So that nothing else ends it:
+    patch = "import agent.load.conductor.silence\nagent.load.conductor.silence.STOP_LOOKS = 10**6\n"
     with started_run(tmp_path, 600, *outputs(tmp_path), patch=patch) as run:
         run.wait_for("checkin: started")
         os.kill(run.workers[1], signal.SIGSTOP)
