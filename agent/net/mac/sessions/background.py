@@ -51,6 +51,7 @@ from agent.net.mac.faults.injection import altered
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.sessions.exchanging import MacExchanger
 from agent.net.mac.sessions.headers import message_headers
+from agent.net.timing import sleep
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import Authority
 from agent.profiles.acme import RSA, ACMEPayload
@@ -228,6 +229,13 @@ class BackgroundTasks:
         exchanger = self._exchanger("enroll", self._environment.decide("enroll", self._device.mac))
         with self._others() as connections:
             return await ask(connections, method, url, headers, body, exchanger=exchanger)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait. Raises MacStopped where the Mac goes down or offline meanwhile."""
+        life = self._life
+        await sleep(self._environment.clock, seconds)
+        if life != self._life:
+            raise MacStopped("the Mac went down or offline before the wait was over")
 
     def _profile_in(self, response: Response, url: str) -> bytes:
         """The enrollment profile in a response. Raises PeerError."""
