@@ -461,9 +461,7 @@ class MDMClient:
         self.pushes.back()
         user = self._parts.user
         if user is not None:
-            user.pushes.offline = False
-            user.pushes.back()
-            user.log_in_if_new()
+            user.back()
         self._parts.upkeep.back()
         self.wake()
 

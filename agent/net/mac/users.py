@@ -221,6 +221,13 @@ class UserChannel:
         self.wake()
         return True
 
+    def back(self) -> None:
+        """The Mac is online again: it opens a session, because it may have lost one and the push that it was for."""
+        self.pushes.offline = False
+        self.pushes.back()
+        self.log_in_if_new()
+        self.wake()
+
     def carry_on(self) -> None:
         """Go on with what a restored Mac did, in a session that delivers what is owed."""
         self.sessions.carry_on()

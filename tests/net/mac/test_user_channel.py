@@ -15,6 +15,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from agent import plists
+from agent.faults.decisions import Faults
+from agent.faults.rules import Rule
 from agent.fleet.durations import Constant
 from agent.fleet.population import Population
 from agent.lab.mdm.declarations import Declarations
@@ -27,6 +29,7 @@ from agent.net.mac.client import MDMClient
 from agent.net.mac.fleet.keeping import MacRecord
 from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
 from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
+from agent.net.mac.push import GatewaySide
 from agent.profiles.errors import ProfileError
 from agent.profiles.making import TOPIC
 from agent.push.broker import Presence
@@ -337,6 +340,27 @@ def test_the_user_of_a_mac_that_is_offline_logs_in_when_it_is_back(run_in_reacto
             again.come_back()
             await running.until(lambda: restored.background.quiet, "the user is logged in")
             assert (await answer_of(running, name, again, "ProfileList"))["Status"] == "Acknowledged"
+
+    run_in_reactor(work())
+
+
+def test_a_user_asks_again_for_a_command_that_was_lost_with_the_network(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        faults = Faults()
+        faults.add(Rule(id="lost", on="command", do="offline", seconds=0.05, times=1), 0.0)
+        async with stack(1, behaviour=LOCAL, faults=faults) as running:
+            client = running.fleet[0]
+            client._gateway = GatewaySide(on_back=lambda _index: None)  # only pushes open sessions
+            name = await logged_in(running, client)
+            user = client._parts.user
+            assert user is not None
+            await running.until(lambda: user.background.quiet, "nothing runs")
+            arrived: list[Any] = []
+            running.lab.enqueue(name, {"RequestType": "ProfileList"}, arrived.append)
+            user.wake()
+            await running.until(lambda: bool(arrived), "the result")
+            cut_short = [each.cut_short for each in running.exchanges if each.operation == "command"]
+            assert cut_short[0] == "the Mac went offline"
 
     run_in_reactor(work())
 
