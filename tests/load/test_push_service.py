@@ -151,7 +151,7 @@ def test_push_during_reenrollment_is_delivered_afterwards(run_in_reactor: RunInR
             waiting: list[int] = []
             running.keys.take = take_meanwhile  # type: ignore[method-assign]
             if fails:
-                running.server._scep._challenges.clear()  # type: ignore[union-attr]
+                running.server._scep._unused.clear()  # type: ignore[union-attr]
                 with pytest.raises(PeerError, match="challenge"):
                     await client.enroll(fetch)
             else:
