@@ -21,14 +21,25 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from agent.errors import PeerError
-from agent.load.conductor import Conductor
-from agent.load.control import Begin, Finish, Message, PhaseFinished, Ready, Result, Second, Settle, Settled, Snapshot
-from agent.load.control import StartPhase as Start
-from agent.load.control_link import ControlServer
-from agent.load.joining import Invitation
-from agent.load.shard_link import ShardLink
-from agent.load.shard_plan import ShardResult, decode_plan, encode
-from agent.load.shard_running import own_reactor
+from agent.load.conductor.conductor import Conductor
+from agent.load.control.joining import Invitation
+from agent.load.control.link import ControlServer
+from agent.load.control.messages import (
+    Begin,
+    Finish,
+    Message,
+    PhaseFinished,
+    Ready,
+    Result,
+    Second,
+    Settle,
+    Settled,
+    Snapshot,
+)
+from agent.load.control.messages import StartPhase as Start
+from agent.load.shard.link import ShardLink
+from agent.load.shard.plan import ShardResult, decode_plan, encode
+from agent.load.shard.running import own_reactor
 from agent.measure.live import LiveView, PhaseState
 from agent.measure.metrics import Metrics
 from agent.measure.records import Exchange

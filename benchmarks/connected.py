@@ -27,9 +27,9 @@ from twisted.python.failure import Failure
 
 from agent.cli.reactor import the_reactor
 from agent.errors import PeerError
-from agent.load.machine import allow_open_files
+from agent.load.machine.limits import allow_open_files
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import MacObserver, ObservedMac
+from agent.net.mac.sessions.commands import MacObserver, ObservedMac
 
 reactor = the_reactor()
 

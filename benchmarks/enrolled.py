@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import NoEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 from agent.cli.reactor import the_reactor
-from agent.device.installing import enrollment_steps, install_profile
+from agent.device.installing.profiles import enrollment_steps, install_profile
 from agent.device.steps import Done, Steps, advance
 from agent.fleet.population import Population
 from agent.lom.network import AddressBook
@@ -88,7 +88,7 @@ class EnrolledFleet:
             "PayloadType": "com.apple.security.pkcs12",
             "PayloadVersion": 1,
             "PayloadUUID": str(uuid.uuid4()).upper(),
-            "PayloadIdentifier": "test.lom-agent.lab.enrollment.identity",
+            "PayloadIdentifier": "test.lom-agent.lab.enrollment.profiles.identity",
             "PayloadDisplayName": "MDM identity",
             "PayloadContent": _packed(issued.key, issued.certificate),
         }

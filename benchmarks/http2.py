@@ -31,7 +31,7 @@ from table import heading, row, verdict
 
 from agent.cli.reactor import the_reactor
 from agent.errors import PeerError
-from agent.load.machine import allow_open_files
+from agent.load.machine.limits import allow_open_files
 from agent.net.http import hpack, http2_fields
 from agent.net.http.connection import BOTH, HTTPConnection
 from agent.net.http.http1 import Origin, Response

@@ -20,9 +20,9 @@ from agent.measure.metrics import Metrics
 from agent.measure.operations import Operations
 from agent.net.lom.loopback import LoopbackNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import CurrentCommand, MacObserver, ObservedMac
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.keys import KeyPool
+from agent.net.mac.sessions.commands import CurrentCommand, MacObserver, ObservedMac
 from agent.net.timing import RunClock
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts

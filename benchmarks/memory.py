@@ -29,9 +29,9 @@ from table import verdict
 
 from agent.cli.reactor import the_reactor
 from agent.errors import PeerError
-from agent.load.machine import allow_open_files
+from agent.load.machine.limits import allow_open_files
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import MacObserver, ObservedMac
+from agent.net.mac.sessions.commands import MacObserver, ObservedMac
 from agent.net.transport.tls import make_context
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import CLIENT_USAGE, Authority

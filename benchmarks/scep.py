@@ -64,8 +64,8 @@ def serve() -> None:
     from twisted.internet.protocol import Protocol
     from twisted.internet.stdio import StandardIO
 
-    from agent.lab.core import Lab
-    from agent.lab.server import LabServer
+    from agent.lab.mdm.core import Lab
+    from agent.lab.web.server import LabServer
     from agent.pki.issuing.authorities import Authorities
 
     class End(Protocol):

@@ -132,8 +132,8 @@ def sign(key: rsa.RSAPrivateKey) -> float:
 def serve_scep(authorities: Authorities, told: Connection) -> None:
     """The process of the CA: it sends its URL, and accepts any challenge."""
     from agent.cli.reactor import the_reactor
-    from agent.lab.core import Lab
-    from agent.lab.server import LabServer
+    from agent.lab.mdm.core import Lab
+    from agent.lab.web.server import LabServer
 
     os.sched_setaffinity(0, {cores()[1]})
     reactor = the_reactor()

@@ -37,13 +37,13 @@ PHASE_SECONDS = 6
 SLOW_ENROLLMENT = ("--set", "phase.enroll.rate=1")
 NO_END = """
 import time
-import agent.load.shard
-from agent.load.control import TracePiece
+import agent.load.shard.shard
+from agent.load.control.messages import TracePiece
 async def endless(plan, deliver):
     while True:
         await deliver(TracePiece(b" "))
         time.sleep(0.1)
-agent.load.shard.send_trace = endless
+agent.load.shard.shard.send_trace = endless
 """
 STAGES = {"enrolling": "enroll: started", "in sessions": "checkin: started", "delivering": "checkin: finished"}
 PORT = 8790

@@ -72,13 +72,13 @@ sys.meta_path.insert(0, Finder)
 """
 
 
-@pytest.mark.parametrize("module", ["agent.cli.commands", "agent.cli.lab.running", "agent.lab.server"])
+@pytest.mark.parametrize("module", ["agent.cli.commands", "agent.cli.lab.running", "agent.lab.web.server"])
 def test_signal_during_import_ends_the_process_without_output(tmp_path: Path, module: str) -> None:
     done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "lab")
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")
 
 
-@pytest.mark.parametrize("module", ["agent.cli.run", "agent.load.conductor"])
+@pytest.mark.parametrize("module", ["agent.cli.run.command", "agent.load.conductor.conductor"])
 def test_signal_during_import_of_run_ends_the_process_without_output(tmp_path: Path, module: str) -> None:
     done = with_patch(tmp_path, f"MODULE = {module!r}{SIGNAL_IN_AN_IMPORT}", "run", "--devices", "1")
     assert (done.returncode, done.stdout, done.stderr) == (STATUS[signal.SIGTERM], b"", b"")
@@ -245,9 +245,9 @@ def test_a_killed_run_leaves_its_last_checkpoint_and_the_trace_to_the_last_secon
 
 
 STUCK = """
-import agent.load.conductor, agent.load.silence
-agent.load.silence.STOP_LOOKS = 10**6
-agent.load.conductor.Conductor.abandon = lambda self: self._observer.note("It is stuck")
+import agent.load.conductor.conductor, agent.load.conductor.silence
+agent.load.conductor.silence.STOP_LOOKS = 10**6
+agent.load.conductor.conductor.Conductor.abandon = lambda self: self._observer.note("It is stuck")
 """
 
 

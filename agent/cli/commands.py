@@ -22,16 +22,16 @@ class Entry(NamedTuple):
 
 COMMANDS: Mapping[str, Entry] = {
     "answer": Entry(
-        "answer:answer", "Print what one Mac would answer to a command, as the XML plist that it would PUT."
+        "macs.answer:answer", "Print what one Mac would answer to a command, as the XML plist that it would PUT."
     ),
     "apns-identity": Entry(
         "apns.identity:apns_identity", "Make the CA of the push gateway, and a push certificate for tests."
     ),
     "attestation-root": Entry(
-        "attestation:attestation_root", "Print the root certificate of the simulated Macs' attestations."
+        "macs.attestation:attestation_root", "Print the root certificate of the simulated Macs' attestations."
     ),
-    "conform": Entry("conform:conform", "Check an MDM server against the requirements of Apple's documents."),
-    "fleet": Entry("fleet:fleet", "Show the Macs of a seed."),
+    "conform": Entry("conform.command:conform", "Check an MDM server against the requirements of Apple's documents."),
+    "fleet": Entry("macs.fleet:fleet", "Show the Macs of a seed."),
     "lab": Entry("lab.command:lab", "Run the embedded MDM server in the foreground until Ctrl-C."),
     "lom-device": Entry(
         "lom.commands:lom_device", "Run LOM Devices in the foreground until Ctrl-C, to test your own Controller."
@@ -44,11 +44,11 @@ COMMANDS: Mapping[str, Entry] = {
         "lom.commands:lom_request", "Send one power request to the LOM Device NAME, to test your own Device."
     ),
     "report": Entry("results.report:report", "Make the HTML report of a run again, or compare several runs."),
-    "run": Entry("run:run", "Run a fleet of Macs against an MDM server."),
+    "run": Entry("run.command:run", "Run a fleet of Macs against an MDM server."),
     "scenario": Entry("scenarios.commands:scenario", 'Write and check scenarios, the TOML files for "lom-agent run".'),
-    "serve": Entry("serve:serve", "Run Macs that other programs control over HTTP, until Ctrl-C."),
+    "serve": Entry("serve.command:serve", "Run Macs that other programs control over HTTP, until Ctrl-C."),
     "worker": Entry(
-        "worker:worker", "Join a run that was started on another machine, and run a part of its fleet here."
+        "worker.command:worker", "Join a run that was started on another machine, and run a part of its fleet here."
     ),
 }
 

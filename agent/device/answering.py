@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from agent.device.attestation import attest_device
 from agent.device.commands import carry_out
+from agent.device.facts.attestation import attest_device
+from agent.device.facts.supported import DEVICE_CHANNEL
 from agent.device.mac import Device
 from agent.device.steps import AttestProperties, CommandSteps, ObtainIdentity, ReadDate, RelayItems
-from agent.device.supported import DEVICE_CHANNEL
-from agent.device.user_channel import Account, UserDevice
+from agent.device.users.channel import Account, UserDevice
 from agent.errors import OperatorError, PeerError
 from agent.fleet.population import Mac, Population
 from agent.lom.endpoint import LOMConfiguration

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agent.device.ddm.declared import Declared
+from agent.device.installing.software_update import Update
 from agent.device.names import local_host_name_of
-from agent.device.software_update import Update
 from agent.device.steps import ChangePower, FollowUp
 from agent.device.system import FACTORY, SystemState
 from agent.fleet.chance import Chance
@@ -32,7 +32,7 @@ from agent.profiles.policy import PerUserConnections
 from agent.profiles.store import ProfileStore
 
 if TYPE_CHECKING:
-    from agent.device.user_channel import UserDevice
+    from agent.device.users.channel import UserDevice
 
 _MAX_WARNING = 400  # characters of one warning
 _MAX_WARNINGS = 20  # per profile or command; our limit, against hostile input
@@ -54,7 +54,7 @@ class UnfinishedEnrollment:
 
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """The attestation of its properties that a Mac has cached (`agent.device.attestation`)."""
+    """The attestation of its properties that a Mac has cached (`agent.device.facts.attestation`)."""
 
     chain: tuple[bytes, ...]
     """Certificates in DER, the leaf first."""

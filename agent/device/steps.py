@@ -6,13 +6,13 @@ the requests; ``answering`` does so without a network.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from cryptography import x509
 
-from agent.device.software_update import Update
+from agent.device.installing.software_update import Update
 from agent.lom.power import AnyRequest
 from agent.lom.requests import RelayItem
 from agent.mdm.results import Result
@@ -53,6 +53,8 @@ class CheckIn:
 
     message: Mapping[str, Any]
     enrollment: Enrollment
+    check: Callable[[bytes], object] | None = None
+    """Raises PeerError for an answer that violates the protocol: then the check-in has failed with that error."""
 
 
 @dataclass(frozen=True, slots=True)

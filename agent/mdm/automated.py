@@ -14,7 +14,7 @@ from agent import plists
 from agent.errors import PeerError
 from agent.mdm.facts import message
 from agent.mdm.refusals import MAX_BODY_BYTES
-from agent.plists import type_name
+from agent.mdm.values import dictionary, text_at
 
 CONTENT_TYPE = "application/pkcs7-signature"
 UPDATE_REQUIRED = "com.apple.softwareupdate.required"
@@ -62,11 +62,11 @@ def required_before(body: bytes, content_type: str, release: str) -> UpdateRequi
         return None
     if not message("error", code.removeprefix("com.apple.")).fact.is_in(release):
         return None
-    details = _dictionary(refusal, "details")
+    details = dictionary(refusal.get("details"), "details of the 403", RefusalMalformed)
     if code == UPDATE_REQUIRED:
         build = _text(details, "BuildVersion") if "BuildVersion" in details else ""
         return UpdateRequired(_text(details, "OSVersion"), build)
-    package = _dictionary(details, "Package")
+    package = dictionary(details.get("Package"), "Package of the 403", RefusalMalformed)
     return SignInRequired(_text(details, "ProfileURL"), _text(package, "ManifestURL"), _text(details, "AuthURL"))
 
 
@@ -86,15 +86,5 @@ def _read(body: bytes, content_type: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _dictionary(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = value.get(key)
-    if not isinstance(found, dict):
-        raise RefusalMalformed(f"{key} of the 403: expected a dictionary, found {type_name(found)}")
-    return found
-
-
 def _text(value: Mapping[str, Any], key: str) -> str:
-    found = value.get(key)
-    if not isinstance(found, str) or not 0 < len(found) <= _MAX_TEXT:
-        raise RefusalMalformed(f"{key} of the 403: expected a string, found {type_name(found)}")
-    return found
+    return text_at(value, key, _MAX_TEXT, RefusalMalformed, " of the 403")

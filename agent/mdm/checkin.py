@@ -1,7 +1,7 @@
 """Check-in messages: the dictionaries of the plists that the Mac PUTs to the CheckInURL.
 
 Source: apple-schema checkin/authenticate.yaml, checkin/tokenupdate.yaml. The keys of the user channel are added to a
-message by ``agent.device.user_channel``.
+message by ``agent.device.users.channel``.
 """
 
 from __future__ import annotations

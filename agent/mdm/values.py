@@ -1,12 +1,12 @@
-"""Lenient conversion of values: a Mac accepts 1 for true and 2048.0 for 2048, in profiles and in commands.
+"""Checks of values, and their lenient conversion: a Mac accepts 1 for true and 2048.0 for 2048.
 
-Source: observed; CFNumber and CFBoolean convert to one another. Each conversion gives a warning: Apple's schema names
-one type for each key, and other readers accept only that.
+Source: observed, in profiles and in commands; CFNumber and CFBoolean convert to one another. Each conversion gives a
+warning: Apple's schema names one type for each key, and other readers accept only that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from agent import plists
@@ -40,6 +40,22 @@ def converted(value: object, kind: type[ValueT], what: str, warn: Warn) -> Value
     warn(f"{what} is {plists.type_name(value)}, expected {plists.type_name(converted)}; it is converted")
     found: ValueT = converted
     return found
+
+
+def text_at(source: Mapping[str, Any], key: str, most: int, error: type[PeerError], where: str = "") -> str:
+    """The string of 1 to ``most`` characters at ``key``. Raises ``error``, in which ``where`` follows the key."""
+    value = source.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= most:
+        found = f"{len(value):,} characters" if isinstance(value, str) else plists.type_name(value)
+        raise error(f"{key}{where}: expected a string of 1 to {most:,} characters, found {found}")
+    return value
+
+
+def dictionary(value: object, what: str, error: type[PeerError]) -> Mapping[str, Any]:
+    """``value``, which is to be a dictionary; ``what`` names it. Raises ``error``."""
+    if not isinstance(value, dict):
+        raise error(f"{what}: expected a dictionary, found {plists.type_name(value)}")
+    return value
 
 
 def _converted(value: object, kind: type) -> Any:

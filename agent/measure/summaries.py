@@ -1,7 +1,7 @@
 """What a run measured, in the form in which results.json holds it: operations, stages, failures, reasons, phases.
 
-`agent.measure.metrics` makes the summaries, `agent.load.run_record` those of phases; `agent.report.document` puts them
-into the results, from which every report reads them. docs/results.md explains each key.
+`agent.measure.metrics` makes the summaries, `agent.load.conductor.record` those of phases; `agent.report.document` puts
+them into the results, from which every report reads them. docs/results.md explains each key.
 """
 
 from __future__ import annotations

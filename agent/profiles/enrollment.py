@@ -6,7 +6,6 @@ Source: apple-schema profiles/com.apple.mdm.yaml.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from urllib.parse import urlsplit
 
 from cryptography import x509
 
@@ -17,6 +16,7 @@ from agent.profiles.certificates import Identities, all_certificates, certificat
 from agent.profiles.errors import malformed
 from agent.profiles.policy import PerUserConnections
 from agent.profiles.profile import Payload, Profile
+from agent.profiles.urls import checked_url
 
 MDM = "com.apple.mdm"
 TOPIC_PREFIX = "com.apple.mgmt."
@@ -78,14 +78,14 @@ def enrollment_of(profile: Profile, identities: Identities) -> Enrollment:
 def enrollment_terms_of(profile: Profile) -> EnrollmentTerms:
     """Read an enrollment profile without its identity; only the reference to it is checked. Raises ProfileError."""
     payload = mdm_payload_of(profile)
-    server_url = _https(payload, payload.require("ServerURL", str), "ServerURL")
+    server_url = checked_url(payload, payload.require("ServerURL", str), "ServerURL")
     topic = payload.require("Topic", str)
     if not topic.startswith(TOPIC_PREFIX):
         raise malformed(f"Topic: expected text that starts with {TOPIC_PREFIX}, found {topic[:80]}")
     check_identity_at(profile, payload.require(_IDENTITY, str), _IDENTITY)
     return EnrollmentTerms(
         server_url=server_url,
-        check_in_url=_https(payload, payload.get("CheckInURL", str) or server_url, "CheckInURL"),
+        check_in_url=checked_url(payload, payload.get("CheckInURL", str) or server_url, "CheckInURL"),
         topic=topic,
         access_rights=_access_rights(payload),
         anchors=all_certificates(profile),
@@ -156,14 +156,3 @@ def _access_rights(payload: Payload) -> AccessRights:
         return check_access_rights(value)
     except AccessRightsError as error:
         raise malformed(str(error)) from error
-
-
-def _https(payload: Payload, url: str, key: str) -> str:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme == "https" and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if not usable or not url.isascii() or not url.isprintable() or " " in url:
-        raise malformed(f"{key} of the payload {payload.payload_type}: expected an https URL, found {url[:200]!r}")
-    return url

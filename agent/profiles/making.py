@@ -17,8 +17,8 @@ from agent.pki.issuing.authorities import Authorities
 from agent.pki.issuing.authority import LOM_USAGE, Usage
 
 TOPIC = "com.apple.mgmt.External.lom-agent-lab"
-ENROLLMENT_IDENTIFIER = "test.lom-agent.lab.enrollment"
-LOM_IDENTIFIER = "test.lom-agent.lab.lom"
+ENROLLMENT_IDENTIFIER = "test.lom-agent.lab.enrollment.profiles"
+LOM_IDENTIFIER = "test.lom-agent.lab.lom.actions"
 _ORGANIZATION = "lom-agent lab"
 
 

@@ -1,7 +1,7 @@
 """A push on its way between two processes of a run: from the gateway's to the one that simulates the Mac, and back.
 
-These are messages of the control link (`agent.load.control`), which encodes and frames them. Values outside the bounds
-given here are rejected when a message is decoded.
+These are messages of the control link (`agent.load.control.messages`), which encodes and frames them. Values outside
+the bounds given here are rejected when a message is decoded.
 """
 
 from __future__ import annotations

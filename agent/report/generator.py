@@ -1,7 +1,8 @@
 """Whether the load generator kept up with its schedule. If it did not, the latencies include its own delays.
 
 Each worker measures its event loop's lag, its CPU time and its wait for a CPU, for the run and for each phase
-(`agent.load.overload`); these measurements become the key ``generator`` of the results. Each phase is judged by itself.
+(`agent.load.machine.overload`); these measurements become the key ``generator`` of the results. Each phase is judged by
+itself.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def judged_generator(
 
     Facts of each: ``worker`` (its number, or "gateway"), ``lag`` (an encoded histogram of `Latencies`, or ``p50``,
     ``p99`` and ``max`` in ms, or None if the worker was lost), ``cpu_s``, ``cpu_by_second`` (shares of a core) and
-    ``max_rss_kib``; optional ``phases`` (`agent.load.run_record.phases_of`), ``silent_s``, ``lost`` and ``clock``
+    ``max_rss_kib``; optional ``phases`` (`agent.load.conductor.record.phases_of`), ``silent_s``, ``lost`` and ``clock``
     (`LostWorker` and `WorkerClock` as plain data), and ``key_waits`` and ``key_wait_s`` of a worker that makes RSA
     keys. Without workers nothing is known, so that the result is not trustworthy. ``metrics`` and ``phases`` have the
     waits for RSA keys.

@@ -12,10 +12,10 @@ from typing import Any
 from cryptography import x509
 from twisted.internet.defer import Deferred, gatherResults
 
-from agent.lab.keeping import lab_server, listen
-from agent.lab.server import LabServer
-from agent.lab.store import LabStore
-from agent.load.gateway import APNsPlan, PushGateway, issued_identity
+from agent.lab.stored.keeping import lab_server, listen
+from agent.lab.stored.store import LabStore
+from agent.lab.web.server import LabServer
+from agent.load.conductor.gateway import APNsPlan, PushGateway, issued_identity
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.router import PushRouter
 from agent.pki.issuing.authorities import Authorities

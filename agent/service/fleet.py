@@ -21,7 +21,7 @@ from agent.errors import OperatorError
 from agent.faults.decisions import Faults
 from agent.faults.rules import Rule
 from agent.fleet.population import Population
-from agent.load.machine import allow_open_files
+from agent.load.machine.limits import allow_open_files
 from agent.measure.exchanges import HTTPExchange
 from agent.net.mac.client import MDMClient
 from agent.net.timing import Reactor, RunClock

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from agent.device.app_installing import queued_app
+from agent.device.installing.apps import queued_app
 from agent.fleet.population import USER_CHANNEL
 from agent.net.mac.client import MDMClient
 from agent.state.fleet import FleetState, KeptGroup
@@ -41,6 +41,7 @@ def restore_group(
         user = mac.record.activity.user_session
         acts = wanted or device.enrolling is not None or device.synchronising is not None
         acts = acts or (user is not None and user.wanted)
+        acts = acts or (device.user is not None and device.user.synchronising is not None)
         acts = acts or queued_app(device) is not None
         due = device.update is not None or device.declared.full_report_at is not None  # at a time of its own
         if acts or not idle or not client.make_idle() or due:

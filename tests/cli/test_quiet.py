@@ -68,8 +68,8 @@ def write(directory, document):
 import agent.cli.results.outcome
 original = agent.cli.results.outcome.write_results
 agent.cli.results.outcome.write_results = write
-import agent.cli.running
-agent.cli.running.FIRST_CHECKPOINT_SECONDS = 0.0
+import agent.cli.run.running
+agent.cli.run.running.FIRST_CHECKPOINT_SECONDS = 0.0
 """
 
 

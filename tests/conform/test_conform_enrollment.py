@@ -19,7 +19,7 @@ from agent.conform.trace.bodies import Body, body_of
 from agent.conform.trace.evidence import Evidence
 from agent.conform.trace.records import ExchangeRecord, NoteRecord, Record, TLSRecord
 from agent.conform.verdicts.requirement import Finding, Outcome
-from agent.lab.enrollment import EnrollmentProfiles
+from agent.lab.enrollment.profiles import EnrollmentProfiles
 from agent.pki.identity import Identity
 from agent.pki.pem import certificate_pem
 from agent.profiles.making import enrollment_profile, pkcs12_payload, scep_payload

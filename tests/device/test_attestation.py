@@ -9,11 +9,11 @@ import pytest
 from cryptography import x509
 
 from agent.device.answering import OfflineMac
-from agent.device.attestation import FRESH_SECONDS, attest_device, attested_properties, can_attest
 from agent.device.commands import carry_out
+from agent.device.facts.attestation import FRESH_SECONDS, attest_device, attested_properties, can_attest
 from agent.device.mac import Device
-from agent.device.record import device_record, restore_device
 from agent.device.steps import AttestProperties, Done, advance
+from agent.device.stored.record import device_record, restore_device
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
 from agent.mdm.commands import Command

@@ -15,12 +15,13 @@ from cryptography.hazmat.primitives.serialization.pkcs7 import pkcs7_decrypt_der
 from msgspec.structs import replace
 
 from agent.device.answering import OfflineMac
-from agent.device.app_installing import install_queued_apps, queued_app
 from agent.device.commands import carry_out
-from agent.device.firmware import set_pending_firmware_password
+from agent.device.installing.apps import install_queued_apps, queued_app
+from agent.device.installing.software_update import COMMAND, DECLARATION, Update
+from agent.device.installing.updates import advance as update_due
+from agent.device.installing.updates import start_update
 from agent.device.mac import Device
-from agent.device.record import activity_record, device_record, restore_activity, restore_device
-from agent.device.software_update import COMMAND, DECLARATION, Update
+from agent.device.security.firmware import set_pending_firmware_password
 from agent.device.steps import (
     ChangePower,
     Done,
@@ -30,11 +31,10 @@ from agent.device.steps import (
     UpdateSoftware,
     advance,
 )
+from agent.device.stored.record import activity_record, device_record, restore_activity, restore_device
 from agent.device.system import MANAGED, App, SystemState
-from agent.device.updating import advance as update_due
-from agent.device.updating import start_update
-from agent.device.user_channel import Account, UserDevice
-from agent.device.users import users_of
+from agent.device.users.accounts import users_of
+from agent.device.users.channel import Account, UserDevice
 from agent.errors import CutShort, PeerError
 from agent.fleet.population import Population
 from agent.lom.power import SystemRequest

@@ -15,13 +15,13 @@ from msgspec.structs import replace
 
 from agent.device.answering import OfflineMac, answer_command
 from agent.device.commands import COMMANDS, carry_out
-from agent.device.filevault import recovery_key
-from agent.device.information import QUERIES
+from agent.device.facts.information import QUERIES
+from agent.device.facts.supported import DEVICE_CHANNEL, RIGHTS, USER_CHANNEL, command_problem
 from agent.device.mac import Device
+from agent.device.security.filevault import recovery_key
 from agent.device.steps import ChangePower, Done, Erase, LeaveManagement, ReadDate, SynchroniseDeclarations, advance
-from agent.device.supported import DEVICE_CHANNEL, RIGHTS, USER_CHANNEL, command_problem
 from agent.device.system import MANAGED, App, FileVault, ProvisioningProfile, SystemState, User
-from agent.device.users import users_of
+from agent.device.users.accounts import users_of
 from agent.fleet.population import Population
 from agent.lom.power import SystemRequest
 from agent.lom.requests import Dialect

@@ -21,10 +21,11 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.device.installing import enrollment_steps, resumed_enrollment_steps
+from agent.device.installing.profiles import enrollment_steps, resumed_enrollment_steps
 from agent.device.mac import Device
-from agent.device.record import ActivityRecord, activity_record, device_record, restore_activity, restore_device
 from agent.device.steps import ChangePower, CheckIn, Done, Erase, LeaveManagement, SynchroniseDeclarations, advance
+from agent.device.stored.record import activity_record, device_record, restore_activity, restore_device
+from agent.device.stored.types import ActivityRecord
 from agent.errors import PeerError
 from agent.lom.power import SystemRequest
 from agent.lom.requests import PowerRequest

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.device.ddm.declared import Declaration, Declared
-from agent.device.packed import IdleStore
+from agent.device.stored.packed import IdleStore
 from agent.errors import PeerError
 from agent.lom.requests import PowerRequest
 from agent.mdm.results import Status

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.device.answering import OfflineMac
-from agent.device.applications import installed_applications
 from agent.device.commands import carry_out
+from agent.device.commands.settings import apply_settings
 from agent.device.ddm.status import NoStatus, status_value
-from agent.device.information import QUERIES, device_information, security_information
+from agent.device.facts.applications import installed_applications
+from agent.device.facts.information import QUERIES, device_information, security_information
+from agent.device.facts.supported import DEVICE_CHANNEL, USER_CHANNEL
 from agent.device.mac import Device
 from agent.device.names import local_host_name_of
-from agent.device.settings import apply_settings
-from agent.device.supported import DEVICE_CHANNEL, USER_CHANNEL
 from agent.fleet.models import MODELS, RELEASES
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect

@@ -9,7 +9,7 @@ import pytest
 from profile_parts import IDENTITY, PACKED, lom, mdm, pkcs12, profile_dict, root, scep
 
 from agent.device.answering import OfflineMac
-from agent.device.installing import enrollment_steps, install_profile
+from agent.device.installing.profiles import enrollment_steps, install_profile
 from agent.device.mac import Device
 from agent.device.steps import Done, ObtainIdentity, Steps, advance
 from agent.fleet.population import Population

@@ -16,7 +16,7 @@ from apple_schema import problems
 
 from agent.device.answering import OfflineMac, answer_among, answer_command
 from agent.device.commands import carry_out
-from agent.device.installing import enrollment_steps
+from agent.device.installing.profiles import enrollment_steps
 from agent.device.mac import Device
 from agent.device.steps import CheckIn, Done, RelayItems, advance
 from agent.fleet.population import Mac, Population

@@ -19,13 +19,13 @@ from schema_bodies import bodies
 
 from agent.device.answering import OfflineMac
 from agent.device.commands import carry_out
-from agent.device.filevault import recovery_key
-from agent.device.information import QUERIES
+from agent.device.facts.information import QUERIES
+from agent.device.facts.supported import DEVICE_CHANNEL, USER_CHANNEL
 from agent.device.mac import Device, Settings
+from agent.device.security.filevault import recovery_key
 from agent.device.steps import Done, ReadDate, RelayItems, advance
-from agent.device.supported import DEVICE_CHANNEL, USER_CHANNEL
 from agent.device.system import MANAGED, App, FileVault, FirmwarePassword, ProvisioningProfile, SystemState, User
-from agent.device.users import users_of
+from agent.device.users.accounts import users_of
 from agent.errors import PeerError
 from agent.fleet.models import RELEASES
 from agent.fleet.population import Population

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command import lom_agent_here
 
-from agent.device.supported import DEVICE_CHANNEL, USER_CHANNEL, command_problem, query_exists, setting_problem
+from agent.device.facts.supported import DEVICE_CHANNEL, USER_CHANNEL, command_problem, query_exists, setting_problem
 from agent.fleet.models import RELEASES
 from agent.mdm.facts import of_kind
 

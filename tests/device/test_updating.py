@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.device.mac import Device
-from agent.device.record import activity_record, device_record, restore_activity, restore_device
-from agent.device.software_update import COMMAND, DECLARATION, INSTALLING, PREPARED, Update
-from agent.device.updating import (
+from agent.device.installing.software_update import COMMAND, DECLARATION, INSTALLING, PREPARED, Update
+from agent.device.installing.updates import (
     advance,
     cancel_update,
     installed,
@@ -18,6 +16,8 @@ from agent.device.updating import (
     target_of,
     update_status,
 )
+from agent.device.mac import Device
+from agent.device.stored.record import activity_record, device_record, restore_activity, restore_device
 from agent.fleet.population import Population
 from agent.lom.power import Power, PowerEvent
 

@@ -16,7 +16,7 @@ from stack import Stack, stack
 
 from agent.device.system import FirmwarePassword
 from agent.fleet.durations import Constant
-from agent.lab.users import name_of
+from agent.lab.mdm.users import name_of
 from agent.measure.exchanges import ExchangeLog
 from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.pki.issuing.authority import Authority

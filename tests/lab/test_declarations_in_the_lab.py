@@ -7,11 +7,12 @@ import hashlib
 import json
 from typing import Any
 
+import pytest
 from conftest import RunInReactor
 from stack import Stack, stack
 
 from agent.fleet.durations import Constant
-from agent.lab.declarations import Declarations
+from agent.lab.mdm.declarations import Declarations
 from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.profiles.making import lom_profile
 
@@ -308,5 +309,34 @@ def test_update_of_declarations_that_a_crash_ends_goes_on_after_the_boot(run_in_
             assert seen.states["test.lom-agent.lab.configuration"] == (True, "valid", ["lom-agent lab"])
             assert seen.client.boots == 1
             await seen.until(lambda: seen.client.device.synchronising is None, "the update ends")
+
+    run_in_reactor(scenario())
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "answer"),
+    [
+        ("tokens", b'{"SyncTokens": {"DeclarationsToken": 1}}'),
+        ("declaration-items", b'{"Declarations": {"Activations": [null]}}'),
+        ("declaration/configuration/plain", b"[]"),
+    ],
+)
+def test_an_answer_that_violates_the_protocol_fails_its_check_in(
+    run_in_reactor: RunInReactor, endpoint: str, answer: bytes
+) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            running.lab.declarations = Declarations((declaration("configuration.management.test", "plain", Echo="hi"),))
+            take = running.lab._declarative_management
+
+            def see(mac: Any, message: Any) -> bytes:
+                return answer if message["Endpoint"] == endpoint else take(mac, message)
+
+            running.lab._declarative_management = see  # type: ignore[method-assign]
+            await running.command(running.fleet[0], "DeclarativeManagement")
+            await running.until(lambda: bool(running.failures("checkin")), "a failure")
+            assert running.failures("checkin") == ["declarations"]
+            (failed,) = (each for each in running.exchanges if each.failure is not None)
+            assert failed.facts["endpoint"] == endpoint
 
     run_in_reactor(scenario())

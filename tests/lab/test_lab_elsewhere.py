@@ -11,8 +11,8 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from agent.errors import OperatorError
-from agent.lab.keeping import lab_server
-from agent.load.listening import address_of
+from agent.lab.stored.keeping import lab_server
+from agent.load.control.listening import address_of
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.verify import alternative_names
 

@@ -8,14 +8,14 @@ from stack import stack
 from twisted.internet import reactor
 
 from agent import plists
-from agent.lab.core import Lab
-from agent.lab.server import LabServer
+from agent.lab.mdm.core import Lab
+from agent.lab.web.server import LabServer
 from agent.net.http.connection import BOTH, HTTPConnection
 from agent.net.http.fetch import exchange
 from agent.net.http.http1 import split_url
 from agent.net.http.request import request_to
 from agent.net.http.server import MAX_BODY_BYTES
-from agent.net.mac.connection import report_request
+from agent.net.mac.sessions.connection import report_request
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.tls import TLSContexts
 from agent.pki.identity import Identity

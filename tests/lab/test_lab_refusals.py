@@ -25,8 +25,8 @@ from lab_messages import (
 )
 
 from agent import plists
-from agent.lab.core import Lab, Refused
-from agent.lab.server import LabServer
+from agent.lab.mdm.core import Lab, Refused
+from agent.lab.web.server import LabServer
 from agent.mdm import checkin, results
 
 FORM = "application/x-www-form-urlencoded"

@@ -10,8 +10,8 @@ import pytest
 from lab_messages import AUTHORITIES, OTHER, UDID, authenticate, enroll, put, report, token_update
 
 from agent import plists
-from agent.lab.core import Lab, Refused
-from agent.lab.store import LabStore
+from agent.lab.mdm.core import Lab, Refused
+from agent.lab.stored.store import LabStore
 from agent.mdm import checkin
 from agent.pki.identity import Identity
 from agent.profiles.certificates import unpack_identity

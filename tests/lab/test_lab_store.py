@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from lab_messages import AUTHORITIES, OTHER, UDID, authenticate, enroll, put, report, token_update
 
 from agent.errors import OperatorError
-from agent.lab.core import MAX_QUEUED, Lab, NotQueued, Refused
-from agent.lab.scep import SCEPService
-from agent.lab.store import NAME, LabStore
+from agent.lab.enrollment.scep import SCEPService
+from agent.lab.mdm.core import MAX_QUEUED, Lab, NotQueued, Refused
+from agent.lab.stored.store import NAME, LabStore
 from agent.pki.issuing.authorities import Authorities
 
 IDENTITIES = [AUTHORITIES.mdm_identity() for _ in range(4)]

@@ -18,8 +18,8 @@ from odd_certificates import VERSION_4, odd_identity
 from stack import stack
 from twisted.internet.defer import Deferred
 
-import agent.lab.server
-from agent.lab.core import Lab, Message
+import agent.lab.web.server
+from agent.lab.mdm.core import Lab, Message
 from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.mdm.timing import Timing
@@ -490,14 +490,14 @@ def test_lab_topic_is_valid() -> None:
 def test_resumed_tls_session_has_the_macs_identity(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_site = agent.lab.server.lab_site
+    make_site = agent.lab.web.server.lab_site
 
     def impatient_site(root: Any, lab: Lab) -> Any:
         site = make_site(root, lab)
         site.timeOut = 0.2  # as servers do it with connections that are quiet
         return site
 
-    monkeypatch.setattr(agent.lab.server, "lab_site", impatient_site)
+    monkeypatch.setattr(agent.lab.web.server, "lab_site", impatient_site)
 
     async def scenario() -> None:
         async with stack(2, resume=1.0) as running:

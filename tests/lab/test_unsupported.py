@@ -11,7 +11,7 @@ import pytest
 from conftest import RunInReactor
 from lab_messages import AUTHORITIES, UDID, Client, authenticate, in_thread, listening, put, token_update
 
-from agent.lab.server import LabServer
+from agent.lab.web.server import LabServer
 
 QUERIES = {"RequestType": "DeviceInformation", "Queries": ["OSVersion", "OSUpdateSettings"]}
 FINE = {"RequestType": "DeviceInformation", "Queries": ["OSVersion"]}

@@ -10,7 +10,7 @@ import pytest
 from command import lom_agent
 
 from agent.errors import OperatorError
-from agent.load.server import _device_ca
+from agent.load.conductor.server import _device_ca
 from agent.pki.issuing.device_ca import read_device_ca
 
 pytestmark = pytest.mark.slow

@@ -20,12 +20,12 @@ from twisted.internet.task import Clock
 
 from agent.errors import OperatorError
 from agent.fleet.population import Population
-from agent.load.conductor import Conductor
-from agent.load.control import ControlError
-from agent.load.launching import LocalLauncher
-from agent.load.run_facts import INTERRUPTED
-from agent.load.shard_clock import ClockOffset
-from agent.load.shard_plan import ShardPlan, cut
+from agent.load.conductor.conductor import Conductor
+from agent.load.conductor.facts import INTERRUPTED
+from agent.load.control.messages import ControlError
+from agent.load.launch.launching import LocalLauncher
+from agent.load.shard.clock import ClockOffset
+from agent.load.shard.plan import ShardPlan, cut
 from agent.measure.live import LiveView
 from agent.plists import dump_xml
 from agent.push.counts import merge_push_counts
@@ -253,7 +253,7 @@ class NeverBegins(OneDies):
 def test_a_worker_that_is_never_ready_ends_the_run_and_is_named(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.load.conductor.READY_SECONDS", 20.0)  # the other one is ready by then
+    monkeypatch.setattr("agent.load.conductor.conductor.READY_SECONDS", 20.0)  # the other one is ready by then
 
     async def scenario() -> None:
         with pytest.raises(OperatorError, match=r"found these not ready: 1\. Look whether something stops them"):
@@ -273,7 +273,7 @@ def test_shard_reports_why_it_cannot_start(run_in_reactor: RunInReactor) -> None
 def test_clocks_are_measured_again_during_a_run_and_phases_start_by_the_last_measurement(
     run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.load.conductor.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("agent.load.conductor.conductor.AGAIN_SECONDS", 0.05)
     conductors: list[Conductor] = []
     first: list[list[ClockOffset | None]] = []
 
@@ -305,7 +305,7 @@ def test_worker_lost_while_it_delivers_has_its_measurements_in_the_results(
         if plan.shard == 1:
             raise ControlError("the cable was pulled")
 
-    monkeypatch.setattr("agent.load.shard.send_trace", send_trace)
+    monkeypatch.setattr("agent.load.shard.shard.send_trace", send_trace)
     looker = Onlooker()
 
     async def scenario() -> Conductor:

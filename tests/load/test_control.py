@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.framing import FrameReader
-from agent.load.control import (
+from agent.load.control.messages import (
     MAX_HELLO_BYTES,
     Begin,
     ClockAnswer,

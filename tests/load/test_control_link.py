@@ -17,9 +17,9 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from agent.errors import PeerError
-from agent.load.admission import digest_of
-from agent.load.control import Alive, Begin, ControlError, Finish, Message, Ready, Refused, Warn, encode
-from agent.load.control_link import ControlLink, ControlServer, connect
+from agent.load.control.admission import digest_of
+from agent.load.control.link import ControlLink, ControlServer, connect
+from agent.load.control.messages import Alive, Begin, ControlError, Finish, Message, Ready, Refused, Warn, encode
 from agent.pki.issuing.authority import Authority
 
 

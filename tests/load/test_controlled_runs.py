@@ -19,8 +19,8 @@ from forked import SECONDS
 from started_runs import StartedRun, started_run, wait_for_file, wait_until_gone
 
 from agent.client import NotFound, RequestRefused, Run
-from agent.load.run_facts import INTERRUPTED
-from agent.load.run_record import WORKER_LOST
+from agent.load.conductor.facts import INTERRUPTED
+from agent.load.conductor.record import WORKER_LOST
 from agent.service.run_types import RunState
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
@@ -32,18 +32,18 @@ CLOSED = "concurrency = 2"
 RAMP = f'arrivals = "ramp"\nrate = {RATE}\nto_rate = {2 * RATE}'
 UNREADY = """
 import os, time
-import agent.load.shard
-ahead = agent.load.shard.keys_made_ahead
+import agent.load.shard.shard
+ahead = agent.load.shard.shard.keys_made_ahead
 async def keys_made_ahead(*arguments):
     await ahead(*arguments)
     while not os.path.exists({path!r}):
         time.sleep(0.05)
-agent.load.shard.keys_made_ahead = keys_made_ahead
+agent.load.shard.shard.keys_made_ahead = keys_made_ahead
 """
 
 STALL = """
 import time
-from agent.load.shard import Shard
+from agent.load.shard.shard import Shard
 
 start = Shard._start
 

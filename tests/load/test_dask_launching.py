@@ -15,9 +15,9 @@ from load_runs import ENROLL, QUICK, Onlooker, counts
 from twisted.internet import reactor
 
 from agent.errors import OperatorError
-from agent.load.conductor import Conductor
-from agent.load.dask_launching import RESOURCE, DaskLauncher, own_address
-from agent.load.listening import LOOPBACK
+from agent.load.conductor.conductor import Conductor
+from agent.load.control.listening import LOOPBACK
+from agent.load.launch.dask import RESOURCE, DaskLauncher, own_address
 from agent.scenario.reading import scenario_from
 
 PLACE = "tcp://127.0.0.1:1"

@@ -8,7 +8,7 @@ import pytest
 from conftest import RunInReactor
 from load_runs import ENROLL, counts, dropped, failed, load_run
 
-from agent.load.conductor import Conductor
+from agent.load.conductor.conductor import Conductor
 from agent.load.phases.context import OFFLINE
 from agent.measure.summaries import RuleSummary
 

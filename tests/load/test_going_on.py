@@ -19,15 +19,15 @@ from twisted.internet.task import Clock
 from agent.faults.decisions import RuleRecord
 from agent.faults.rules import Rule
 from agent.fleet.population import Population
-from agent.load.changes import LEAD_SECONDS, RunChanges
-from agent.load.cpu_waits import CPUWaits
-from agent.load.gateway import APNsPlan
-from agent.load.overload import LoopMonitor, Span
+from agent.load.conductor.changes import LEAD_SECONDS, RunChanges
+from agent.load.conductor.gateway import APNsPlan
+from agent.load.conductor.pushes import PushSide
+from agent.load.conductor.record import RunRecord
+from agent.load.machine.cpu_waits import CPUWaits
+from agent.load.machine.overload import LoopMonitor, Span
 from agent.load.phases.pace import Pace
 from agent.load.phases.phase_time import PausedTime, PhaseTime
 from agent.load.phases.progress import Earlier
-from agent.load.pushes import PushSide
-from agent.load.run_record import RunRecord
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Moment

@@ -12,7 +12,7 @@ from joined_runs import ended, enrolled, listening_run, lost, worker
 from machines import CONDUCTOR, machines
 from started_runs import MACS
 
-from agent.load.workers import ABORTED
+from agent.load.conductor.workers import ABORTED
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,19 +11,19 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agent.cli.distributed import check_places
-from agent.cli.run import run
-from agent.cli.worker import worker
+from agent.cli.run.command import run
+from agent.cli.run.distributed import check_places
+from agent.cli.worker.command import worker
 from agent.errors import OperatorError
-from agent.load import trace_home
-from agent.load.admission import Admission, Refusal, digest_of
-from agent.load.control import ANY_SHARD, ClockAnswer, ControlError, Hello
-from agent.load.dask_launching import RESOURCE, places
-from agent.load.joining import MOST_BYTES, Invitation, JoinFile, encoded, read_join_file, without_secret
-from agent.load.listening import listen_at
-from agent.load.machine import workers_of
-from agent.load.shard_clock import SAMPLES, ShardClock
-from agent.load.trace_home import TraceHome
+from agent.load.control import trace_home
+from agent.load.control.admission import Admission, Refusal, digest_of
+from agent.load.control.joining import MOST_BYTES, Invitation, JoinFile, encoded, read_join_file, without_secret
+from agent.load.control.listening import listen_at
+from agent.load.control.messages import ANY_SHARD, ClockAnswer, ControlError, Hello
+from agent.load.control.trace_home import TraceHome
+from agent.load.launch.dask import RESOURCE, places
+from agent.load.machine.limits import workers_of
+from agent.load.shard.clock import SAMPLES, ShardClock
 from agent.pki.issuing.authority import Authority
 from agent.scenario.reading import scenario_from
 

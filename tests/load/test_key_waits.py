@@ -10,10 +10,10 @@ import pytest
 from conftest import RunInReactor
 from load_runs import ENROLL, load_run
 
-from agent.load import shard_keys
-from agent.load.conductor import Conductor
-from agent.load.shard_keys import key_sizes
-from agent.load.shard_plan import EnrollAt, EnrollWith, ShardPlan
+from agent.load.conductor.conductor import Conductor
+from agent.load.shard import keys as shard_keys
+from agent.load.shard.keys import key_sizes
+from agent.load.shard.plan import EnrollAt, EnrollWith, ShardPlan
 from agent.net.mac.fleet import keys
 from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import acme_payload, enrollment_profile, pkcs12_payload, scep_payload

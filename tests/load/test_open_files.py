@@ -9,7 +9,7 @@ from command import lom_agent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.load.machine import fitting, needed
+from agent.load.machine.limits import fitting, needed
 
 
 @given(st.integers(0, 100_000), st.integers(1, 2))

@@ -38,7 +38,7 @@ duration = 9
 # A call that blocks, in the second phase of one worker: its event loop stands still for 7 s, and takes next to no CPU.
 STALL = """
 import time
-from agent.load.shard import Shard
+from agent.load.shard.shard import Shard
 
 start = Shard._start
 

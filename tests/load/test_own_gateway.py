@@ -12,9 +12,9 @@ from load_runs import ENROLL, Onlooker, counts, failed, load_run
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.server import NOT_DONE_YET
 
-from agent.lab.core import Lab, Message
-from agent.load.conductor import Conductor
-from agent.load.shard_parts import ShardParts
+from agent.lab.mdm.core import Lab, Message
+from agent.load.conductor.conductor import Conductor
+from agent.load.shard.parts import ShardParts
 from agent.measure.live import LiveView
 from agent.net.apns.router import PushRouter
 from agent.net.timing import OutOfTime, Reactor, Stalls
@@ -34,7 +34,7 @@ def run(run_in_reactor: RunInReactor, *phases: dict[str, Any], **tables: Any) ->
 
 def full(monkeypatch: pytest.MonkeyPatch, most: int = 0) -> None:
     """A router that is at its limit from the start, as when a machine is overloaded."""
-    monkeypatch.setattr("agent.load.pushes.PushRouter", partial(PushRouter, most=most))
+    monkeypatch.setattr("agent.load.conductor.pushes.PushRouter", partial(PushRouter, most=most))
 
 
 @pytest.mark.parametrize("phase", [COMMAND, PUSHED], ids=["command", "checkin"])
@@ -101,7 +101,7 @@ def test_a_push_that_is_accepted_after_our_own_refusal_was_late_by_our_fault(
         except CancelledError:
             raise OutOfTime("every push was accepted") from None
 
-    monkeypatch.setattr("agent.load.pushes.PushRouter", RefusesEachFirst)
+    monkeypatch.setattr("agent.load.conductor.pushes.PushRouter", RefusesEachFirst)
     monkeypatch.setattr("agent.load.phases.waits.within", until_answered)
     silent_after_enrollment(monkeypatch)
     conductor = run(run_in_reactor, {**phase, "timeout": 600.0})
@@ -130,7 +130,7 @@ def test_time_limits_do_not_count_the_stalls_of_the_gateway(
             super().__init__(*arguments)
             shards.append(self)
 
-    monkeypatch.setattr("agent.load.shard.ShardParts", Kept)
+    monkeypatch.setattr("agent.load.shard.shard.ShardParts", Kept)
     stalled = []
 
     def stall(_view: LiveView) -> None:
@@ -160,7 +160,7 @@ def test_a_gateway_that_is_blocked_when_the_time_is_over_was_too_late(
     monkeypatch.setattr(ShardParts, "__init__", with_stall)
     silent_after_enrollment(monkeypatch)
     if kind == "server_timeout":
-        monkeypatch.setattr("agent.lab.push.LabPush.push", lambda *_: Deferred())
+        monkeypatch.setattr("agent.lab.mdm.push.LabPush.push", lambda *_: Deferred())
     conductor = run(run_in_reactor, {**COMMAND, "timeout": 1.0})
     assert failed(conductor.metrics())["delivery", "own_gateway"] == 8
     told = [each.example for each in conductor.metrics().failures() if each.kind == "own_gateway"]

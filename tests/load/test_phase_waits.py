@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from agent.load.phases.waits import MacWaits
 from agent.mdm.refusals import ResultRefused
-from agent.net.mac.commands import CurrentCommand
+from agent.net.mac.sessions.commands import CurrentCommand
 from agent.net.timing import Stalls
 
 LIMIT = 10_000.0  # seconds: beyond what a test may take

@@ -19,11 +19,11 @@ from twisted.web.server import NOT_DONE_YET
 
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Population
-from agent.load.conductor import Conductor
+from agent.load.conductor.conductor import Conductor
 from agent.load.phases.pace import Pace
 from agent.load.phases.phase_time import PausedTime
 from agent.load.phases.run import Part, part_of
-from agent.load.shard_plan import cut
+from agent.load.shard.plan import cut
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Moment

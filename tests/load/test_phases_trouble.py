@@ -14,11 +14,11 @@ from outside_servers import outside_lab
 from servers import unused_port
 from twisted.internet import reactor
 
-from agent.load.conductor import Conductor
+from agent.load.conductor.conductor import Conductor
 from agent.load.phases.checkin import STILL_IN_SESSION
 from agent.load.phases.context import NOT_ENROLLED
 from agent.load.phases.enroll import ENROLLING
-from agent.load.shard_plan import ShardResult
+from agent.load.shard.plan import ShardResult
 from agent.measure.metrics import Metrics
 from agent.profiles.making import ENROLLMENT_IDENTIFIER
 

@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from agent.errors import PeerError
-from agent.load.gateway import APNsPlan
+from agent.load.conductor.gateway import APNsPlan
 from agent.lom.link import LinkRequest
 from agent.lom.requests import PowerRequest
 from agent.net.apns.provider import PushFailed

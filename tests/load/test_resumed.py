@@ -21,13 +21,13 @@ from hypothesis import settings
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from agent.device.record import DeviceRecord
+from agent.device.stored.types import DeviceRecord
 from agent.fleet.population import Population
-from agent.lab.core import Lab
-from agent.lab.server import LabServer
-from agent.lab.state import EnrolledMac, NoStorage
-from agent.load.run_state import RunState
-from agent.load.shard_state import LOST, ShardState
+from agent.lab.mdm.core import Lab
+from agent.lab.stored.state import EnrolledMac, NoStorage
+from agent.lab.web.server import LabServer
+from agent.load.conductor.state import RunState
+from agent.load.shard.state import LOST, ShardState
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.pem import certificate_pem
 
@@ -66,7 +66,7 @@ times = 1
 """
 KILLED = """
 import os, random, signal
-import agent.load.shard
+import agent.load.shard.shard
 from agent.net.transport.stream import TLSStream
 from agent.sqlite_file import SQLiteFile
 left = {kill_at}
@@ -83,13 +83,13 @@ def around(kind, name):
         step()
         return answer
     setattr(kind, name, stepping)
-run = agent.load.shard.Shard.run
+run = agent.load.shard.shard.Shard.run
 def stepping(self):
     if self._link._invitation.shard == {shard}:
         for kind, name in ((SQLiteFile, "write"), (TLSStream, "write"), (TLSStream, "doRead")):
             around(kind, name)
     return run(self)
-agent.load.shard.Shard.run = stepping
+agent.load.shard.shard.Shard.run = stepping
 """
 
 

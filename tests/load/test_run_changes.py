@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from agent.errors import OperatorError
-from agent.load.changes import LEAD_SECONDS, CannotChange, NoSuchPhase, RunChanges
-from agent.load.control import ChangeRate, Message, Pause, Resume
-from agent.load.run_record import RunRecord
+from agent.load.conductor.changes import LEAD_SECONDS, CannotChange, NoSuchPhase, RunChanges
+from agent.load.conductor.record import RunRecord
+from agent.load.control.messages import ChangeRate, Message, Pause, Resume
 from agent.scenario.reading import scenario_from
 from agent.scenario.types import MOST_CHANGES
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from agent.fleet.population import Population
-from agent.load.control import ControlError, Second
-from agent.load.run_record import WORKER_LOST, RunRecord
-from agent.load.shard_plan import ShardResult
+from agent.load.conductor.record import WORKER_LOST, RunRecord
+from agent.load.control.messages import ControlError, Second
+from agent.load.shard.plan import ShardResult
 from agent.measure.live import PhaseState
 from agent.measure.metrics import Metrics
 from agent.scenario.reading import scenario_from

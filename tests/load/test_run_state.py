@@ -20,8 +20,8 @@ from started_runs import MACS, RATE, SCENARIO, started_run, wait_until_gone
 from agent.errors import OperatorError
 from agent.faults.decisions import RuleRecord
 from agent.faults.rules import Rule
-from agent.load.run_state import RunState
-from agent.load.shard_state import LOST
+from agent.load.conductor.state import RunState
+from agent.load.shard.state import LOST
 from agent.measure.timeline import TimeLine
 from agent.scenario.reading import scenario_from
 from agent.scenario.types import Scenario
@@ -38,7 +38,7 @@ concurrency = 2
 
 IN_CHECKIN = """
 import os, signal
-from agent.load.shard import Shard
+from agent.load.shard.shard import Shard
 start = Shard._start
 def starting(self, number):
     start(self, number)

@@ -31,7 +31,7 @@ from twisted.internet import reactor
 from twisted.web.server import NOT_DONE_YET
 
 from agent.errors import OperatorError
-from agent.load.conductor import Conductor
+from agent.load.conductor.conductor import Conductor
 
 MACS = 4
 SEGMENTS = 2

@@ -26,10 +26,10 @@ from twisted.internet.threads import deferToThread
 from twisted.web.server import NOT_DONE_YET
 
 from agent import plists
-from agent.lab.core import Lab, Message
-from agent.lab.push import LabPush, provider_at
-from agent.lab.scep import Answer, SCEPService
-from agent.lab.server import LabServer
+from agent.lab.enrollment.scep import Answer, SCEPService
+from agent.lab.mdm.core import Lab, Message
+from agent.lab.mdm.push import LabPush, provider_at
+from agent.lab.web.server import LabServer
 from agent.net.transport.anchors import read_anchors
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.scep.messages import CONTENT_TYPE, from_query, open_message
@@ -92,10 +92,10 @@ rate = 20
 
 
 GATEWAY_NEVER_LATE = """
-import agent.load.pushes, agent.net.apns.router
-class Unmeasured(agent.load.pushes.Stalls):
+import agent.load.conductor.pushes, agent.net.apns.router
+class Unmeasured(agent.load.conductor.pushes.Stalls):
     def begin(self): pass  # a busy machine makes it own_gateway, which is tested elsewhere
-agent.load.pushes.Stalls = Unmeasured
+agent.load.conductor.pushes.Stalls = Unmeasured
 agent.net.apns.router.STALL_SECONDS = 1e9
 """
 
@@ -271,7 +271,7 @@ def test_scep_ca_that_answers_pending_for_ever_fails_the_run(
         return {**payload, "PayloadContent": {**payload["PayloadContent"], "Retries": 1000, "RetryDelay": delay}}
 
     monkeypatch.setattr(SCEPService, "_pki_operation", pending)
-    monkeypatch.setattr("agent.lab.server.scep_payload", patient)
+    monkeypatch.setattr("agent.lab.web.server.scep_payload", patient)
     status, said, document = run_in_reactor(run_against(Lab(), tmp_path, scep=True))
     assert status == 1, said
     assert document["complete"]

@@ -17,7 +17,7 @@ from balance import check_balance, check_sums
 from command import COMMAND, SECONDS, with_patch
 from started_runs import MACS, RATE, StartedRun, started_run, wait_until_gone
 
-from agent.load.run_record import WORKER_LOST
+from agent.load.conductor.record import WORKER_LOST
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 
@@ -31,13 +31,13 @@ class Finder:
 sys.meta_path.insert(0, Finder())
 """
 BROKEN_LINK = """
-import agent.load.shard
-tell = agent.load.shard.Shard._tell_second
+import agent.load.shard.shard
+tell = agent.load.shard.shard.Shard._tell_second
 def tell_second(self, passed):
     tell(self, passed)
     if self._plan.shard == 1 and self._second == 2:
         {act}
-agent.load.shard.Shard._tell_second = tell_second
+agent.load.shard.shard.Shard._tell_second = tell_second
 """
 
 
@@ -209,7 +209,8 @@ def test_stopped_worker_does_not_delay_an_interrupt(tmp_path: Path) -> None:
 
 
 def test_second_ctrl_c_does_not_wait_for_workers(tmp_path: Path) -> None:
-    patch = "import agent.load.silence\nagent.load.silence.STOP_LOOKS = 10**6\n"  # so that nothing else ends it
+    # So that nothing else ends it:
+    patch = "import agent.load.conductor.silence\nagent.load.conductor.silence.STOP_LOOKS = 10**6\n"
     with started_run(tmp_path, 600, *outputs(tmp_path), patch=patch) as run:
         run.wait_for("checkin: started")
         os.kill(run.workers[1], signal.SIGSTOP)

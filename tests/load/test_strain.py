@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
-from agent.load.cpu_waits import CPUWaits, cpu_waits
-from agent.load.overload import LOOK_SECONDS, LoopMonitor, Span
+from agent.load.machine.cpu_waits import CPUWaits, cpu_waits
+from agent.load.machine.overload import LOOK_SECONDS, LoopMonitor, Span
 from agent.measure.timeline import LAG_BOUND_MS
 
 

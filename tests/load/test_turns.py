@@ -9,8 +9,8 @@ from contextlib import closing
 import pytest
 from twisted.internet.abstract import FileDescriptor
 
-from agent.load.overload import LoopMonitor
-from agent.load.turns import AT_ONCE, TURN_SECONDS, TurnReactor
+from agent.load.machine.overload import LoopMonitor
+from agent.load.machine.turns import AT_ONCE, TURN_SECONDS, TurnReactor
 from agent.net.timing import after_pending
 
 pytestmark = pytest.mark.slow

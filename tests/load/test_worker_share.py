@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.load import machine, memory
-from agent.load.machine import workers_of
-from agent.load.memory import MACHINE_SHARE, MIB, memory_of_worker
+from agent.load.machine import limits as machine
+from agent.load.machine import memory
+from agent.load.machine.limits import workers_of
+from agent.load.machine.memory import MACHINE_SHARE, MIB, memory_of_worker
 from agent.scenario.types import LoadPart, LOMPart, Scenario, ServerPart
 
 EMBEDDED, ELSEWHERE = ServerPart(), ServerPart(adapter="none", enroll="https://mdm.example/enroll")

@@ -17,7 +17,7 @@ from agent.measure.operations import Moment, Operation, Operations
 from agent.measure.records import OPERATIONS, Exchange
 from agent.net.http.connection import AnswerTimeout
 from agent.net.lom.controller import RelayAbandoned
-from agent.net.mac.background import MacStopped
+from agent.net.mac.sessions.background import MacStopped
 
 OURS = [CutShort("the run is over"), MacStopped("the Mac went down"), RelayAbandoned("closed"), CancelledError()]
 THEIRS = [PeerError("no"), AnswerTimeout("late"), MisuseError("a defect"), RuntimeError("a defect")]

@@ -8,7 +8,7 @@ import pytest
 from profile_parts import mdm, payload, profile_dict
 
 from agent.device.answering import OfflineMac
-from agent.device.installing import enrollment_steps
+from agent.device.installing.profiles import enrollment_steps
 from agent.device.steps import ObtainIdentity, advance
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect

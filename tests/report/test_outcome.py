@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from servers import unused_port
 
-from agent.load.run_facts import INTERRUPTED
+from agent.load.conductor.facts import INTERRUPTED
 from agent.report.html import report_html
 from agent.report.junit import junit
 from agent.report.merging import merge_documents

@@ -15,9 +15,9 @@ from stack import Stack, stack
 
 from agent.faults.decisions import Faults
 from agent.faults.rules import Rule
-from agent.lab import api
-from agent.lab.core import MAX_RESULTS
-from agent.load.gateway import APNsPlan
+from agent.lab.mdm.core import MAX_RESULTS
+from agent.lab.web import api
+from agent.load.conductor.gateway import APNsPlan
 from agent.servers.configs import LabConfig, Trust
 from agent.servers.opening import open_server
 from agent.servers.server import DDMServer, PushNotSent, Server, StatusRefused

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from agent import plists
 from agent.errors import OperatorError, PeerError
 from agent.faults.rules import Rule
-from agent.lab.state import QueuedCommand
+from agent.lab.stored.state import QueuedCommand
 from agent.lom.requests import PowerRequest
 from agent.mdm.refusals import ServerRefused
 from agent.measure.exchanges import HTTPExchange
@@ -53,7 +53,7 @@ def test_a_mac_enrolls_gets_a_push_and_answers_a_command(run_in_reactor: Run) ->
             detail = service.detail(mac)
             assert (detail.pending, detail.last_error) == (None, "")
             assert [each.kind for each in detail.exchanges][-2:] == ["report", "report"]
-            assert [each.identifier for each in detail.profiles] == ["test.lom-agent.lab.enrollment"]
+            assert [each.identifier for each in detail.profiles] == ["test.lom-agent.lab.enrollment.profiles"]
             results = service.results()
             assert {name: each["count"] for name, each in results.operations.items()} == {
                 "enroll": 1, "checkin": 3, "session": 1, "command": 1, "push": 1,

@@ -26,10 +26,10 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from agent import plists
-from agent.device.record import DeviceRecord, EnrollmentRecord
+from agent.device.stored.types import DeviceRecord, EnrollmentRecord
 from agent.fleet.population import Population
-from agent.lab.core import Lab
-from agent.lab.server import LabServer
+from agent.lab.mdm.core import Lab
+from agent.lab.web.server import LabServer
 from agent.net.mac.fleet.keeping import MacRecord
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.pem import certificate_pem

@@ -14,8 +14,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from agent.load.conductor import Conductor
-from agent.load.run_facts import INTERRUPTED
+from agent.load.conductor.conductor import Conductor
+from agent.load.conductor.facts import INTERRUPTED
 from agent.service.api.openapi import openapi
 from agent.service.api.routes import RUN_TITLE
 from agent.service.api.run_control import RunControlServer

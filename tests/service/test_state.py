@@ -15,13 +15,13 @@ from msgspec import structs
 from twisted.internet import reactor
 from twisted.internet.task import Clock, deferLater
 
-from agent.device.installing import enrollment_steps
+from agent.device.installing.profiles import enrollment_steps
 from agent.device.steps import CheckIn, advance
 from agent.device.system import App, SystemState
 from agent.errors import OperatorError
 from agent.faults.rules import Rule
-from agent.lab.core import Lab, Refused
-from agent.lab.server import LabServer
+from agent.lab.mdm.core import Lab, Refused
+from agent.lab.web.server import LabServer
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.fleet.behaviour import MacSettings
 from agent.pki.issuing.authorities import Authorities

@@ -9,7 +9,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.lab.acme import ACMEService
+from agent.lab.enrollment.acme import ACMEService
 from agent.pki.acme.attestation import attestation_answer
 from agent.pki.acme.client import Challenge, Request, Response, Wait, Wanted, certificate_steps
 from agent.pki.acme.csr import build_csr

@@ -7,7 +7,7 @@ from typing import Any
 
 from agent.device.commands import carry_out
 from agent.device.ddm.declared import Declaration, Declared
-from agent.device.installing import enrollment_steps, install_profile
+from agent.device.installing.profiles import enrollment_steps, install_profile
 from agent.device.mac import Device
 from agent.device.steps import Done, Steps, advance
 from agent.errors import PeerError

@@ -22,15 +22,15 @@ import msgspec
 import twisted.internet.default
 import twisted.internet.epollreactor  # noqa: F401 - imported before the fork, installed after it
 
-import agent.net.mac.commands
+import agent.net.mac.sessions.commands
 import agent.pki.pfx
 import agent.service.restoring
 from agent.cli.reactor import the_reactor
-from agent.device.record import DeviceRecord
+from agent.device.stored.types import DeviceRecord
 from agent.faults.decisions import RuleRecord
 from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.mac.fleet.keeping import MacRecord
-from agent.net.mac.sessions import Sessions
+from agent.net.mac.sessions.sessions import Sessions
 from agent.net.transport.anchors import read_anchors
 from agent.net.transport.stream import TLSStream
 from agent.service.fleet import FleetService
@@ -123,14 +123,14 @@ def _enroll(service: FleetService, handle: Any) -> None:
 
 def _log_executions(path: str) -> None:
     log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    carry_out = agent.net.mac.commands.carry_out
+    carry_out = agent.net.mac.sessions.commands.carry_out
 
     def logged(device: Any, command: Any) -> Any:
         outcome = carry_out(device, command)
         os.write(log, f"{command.uuid}\n".encode())
         return outcome
 
-    agent.net.mac.commands.carry_out = logged
+    agent.net.mac.sessions.commands.carry_out = logged
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from agent import plists
-from agent.lab.core import Lab, Message
-from agent.lab.server import HOST, LabServer
+from agent.lab.mdm.core import Lab, Message
+from agent.lab.web.server import HOST, LabServer
 from agent.mdm import checkin, results
 from agent.pki.cms_signing import mdm_signature
 from agent.pki.identity import Identity

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from lab_messages import UDID, enroll, report
 
-from agent.lab.core import Lab
-from agent.lab.store import LabStore
+from agent.lab.mdm.core import Lab
+from agent.lab.stored.store import LabStore
 
 
 def main() -> None:

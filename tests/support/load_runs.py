@@ -11,8 +11,8 @@ import pytest
 from twisted.internet import reactor
 
 from agent.cli.apns.gateway import apns_plan
-from agent.load.conductor import Conductor
-from agent.load.launching import LocalLauncher
+from agent.load.conductor.conductor import Conductor
+from agent.load.launch.launching import LocalLauncher
 from agent.measure.live import LiveView
 from agent.measure.metrics import Metrics
 from agent.net.timing import Stalls
@@ -31,7 +31,7 @@ class Unmeasured(Stalls):
 
 def never_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the gateway be never late, on a busy machine too: what fails because of the server has no other cause."""
-    monkeypatch.setattr("agent.load.pushes.Stalls", Unmeasured)
+    monkeypatch.setattr("agent.load.conductor.pushes.Stalls", Unmeasured)
     monkeypatch.setattr("agent.net.apns.router.STALL_SECONDS", math.inf)
 
 

@@ -19,9 +19,9 @@ from twisted.internet import reactor
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from agent.lab.core import Lab
-from agent.lab.push import LabPush, provider_at
-from agent.lab.server import LabServer
+from agent.lab.mdm.core import Lab
+from agent.lab.mdm.push import LabPush, provider_at
+from agent.lab.web.server import LabServer
 from agent.net.apns.provider import PushFailed
 from agent.net.transport.anchors import read_anchors
 from agent.pki.issuing.authorities import Authorities

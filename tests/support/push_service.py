@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred, fail
 
 from agent.errors import PeerError
 from agent.faults.decisions import Faults
-from agent.lab.server import LabServer
-from agent.load.gateway import APNsPlan, PushGateway
+from agent.lab.web.server import LabServer
+from agent.load.conductor.gateway import APNsPlan, PushGateway
 from agent.net.apns.provider import PushFailed
 from agent.net.apns.router import PushRouter
 from agent.net.mac.fleet.environment import Environment

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from agent.lab.core import Lab
+from agent.lab.mdm.core import Lab
 from agent.lom.requests import PowerRequest
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.fleet.behaviour import MacSettings

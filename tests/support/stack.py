@@ -14,8 +14,8 @@ from twisted.internet.task import deferLater
 
 from agent.faults.decisions import Faults
 from agent.fleet.population import Population
-from agent.lab.core import Lab
-from agent.lab.server import LabServer
+from agent.lab.mdm.core import Lab
+from agent.lab.web.server import LabServer
 from agent.lom.network import AddressBook
 from agent.measure.exchanges import ExchangeLog
 from agent.measure.operations import Operations

@@ -8,7 +8,7 @@ from pathlib import Path
 from agent.cli.results.outputs import make_folder
 from agent.errors import OperatorError
 from agent.files import write_file
-from agent.load.gateway import APNsPlan
+from agent.load.conductor.gateway import APNsPlan
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.gateway import NAMES
 from agent.net.transport.addresses import parse_address

@@ -15,12 +15,12 @@ from agent.cli.results.outputs import make_folder
 from agent.cli.signals import Stopping
 from agent.files import write_file
 from agent.lab.defects import defects_named
-from agent.lab.keeping import lab_server
-from agent.lab.keeping import listen as listen_on_ports
-from agent.lab.push import LabPush, provider_at
-from agent.lab.server import LabServer
-from agent.lab.store import LabStore
-from agent.load.listening import LOOPBACK, address_of, listen_at
+from agent.lab.mdm.push import LabPush, provider_at
+from agent.lab.stored.keeping import lab_server
+from agent.lab.stored.keeping import listen as listen_on_ports
+from agent.lab.stored.store import LabStore
+from agent.lab.web.server import LabServer
+from agent.load.control.listening import LOOPBACK, address_of, listen_at
 from agent.net.transport.anchors import read_anchors
 from agent.pki.identity import Identity
 from agent.pki.issuing.authorities import Authorities

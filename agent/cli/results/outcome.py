@@ -16,8 +16,8 @@ from rich.console import Console
 from agent import __version__
 from agent.cli.results.outputs import check_different, check_file, hold, make_folder, remove_old
 from agent.errors import MisuseError, OperatorError
-from agent.load.conductor import Conductor
-from agent.load.run_facts import INTERRUPTED
+from agent.load.conductor.conductor import Conductor
+from agent.load.conductor.facts import INTERRUPTED
 from agent.measure.limits import parse_limit
 from agent.measure.trace import TraceParts
 from agent.net.mac.fleet.keys import parse_keys

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from agent.conform.verdicts.document import Report
+from agent.report.html.environment import page_environment
 from agent.report.terminal.text import visible
 
 if TYPE_CHECKING:
@@ -26,16 +27,7 @@ def html(report: Report) -> str:
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # only when a page is written
-
-    environment = Environment(
-        loader=PackageLoader(__package__, "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
-    )
+    environment = page_environment(__package__, _shown)
     environment.filters["body"] = _body
     return environment
 

@@ -12,7 +12,7 @@ from agent.conform.stage.raw import mac_enrollment
 from agent.conform.stage.stage import Stage
 from agent.mdm import checkin, results
 from agent.net.http.resumption import Resumption
-from agent.net.mac.background import message_headers
+from agent.net.mac.sessions.headers import message_headers
 from agent.pki.issuing.invalid import expired, of_another_ca
 from agent.plists import dump_xml
 from agent.servers.server import RequestFailed

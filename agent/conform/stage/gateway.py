@@ -1,4 +1,4 @@
-"""The push gateway of a stage: that of `agent.load.gateway`, with a record of each push."""
+"""The push gateway of a stage: that of `agent.load.conductor.gateway`, with a record of each push."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from agent.conform.trace.recorder import Recorder, RecordingRouter
-from agent.lab.server import LabServer
-from agent.load.gateway import APNsPlan, PushGateway
+from agent.lab.web.server import LabServer
+from agent.load.conductor.gateway import APNsPlan, PushGateway
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.router import PushRouter
 from agent.push.wire import RoutedPush

@@ -1,4 +1,4 @@
-"""One TLS handshake with a server, to see what it agrees to: no request is sent, and no certificate is verified.
+"""One TLS handshake with a server, to see what it agrees to: no certificate is verified.
 
 It runs in a thread, with a time limit of its own, because a probe offers what no connection of a Mac would.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from OpenSSL import SSL, crypto
@@ -52,19 +53,11 @@ class Agreed:
 
 def handshake(host: str, port: int, offer: Offer, seconds: float) -> Agreed:
     """Do one handshake; blocks for at most about ``seconds``."""
-    deadline = time.monotonic() + seconds
     try:
-        with socket.create_connection((host, port), timeout=seconds) as sock:
-            tls = SSL.Connection(_context(offer), None)
-            tls.set_connect_state()
-            tls.set_tlsext_host_name(host.encode("idna"))
-            shake(tls, sock, deadline)
+        with connected(host, port, _context(offer), seconds) as (tls, _sock):
             return _agreed(tls)
-    except SSL.Error as error:
-        reasons = error.args[0] if error.args and isinstance(error.args[0], list) else []
-        return Agreed(error=str(reasons[-1][2]) if reasons else "the connection was closed")
-    except (OSError, UnicodeError, CertificateError) as error:
-        return Agreed(error=str(error) or type(error).__name__)
+    except (SSL.Error, OSError, UnicodeError, CertificateError) as error:
+        return Agreed(error=reason_of(error))
 
 
 def leads_to_system_anchor(chain: Sequence[str]) -> bool:
@@ -92,8 +85,29 @@ def _context(offer: Offer) -> SSL.Context:
     return context
 
 
-def shake(tls: SSL.Connection, sock: socket.socket, deadline: float) -> None:
-    """Do the handshake by ``deadline``, on the monotonic clock. Raises OSError and SSL.Error."""
+@contextmanager
+def connected(
+    host: str, port: int, context: SSL.Context, seconds: float
+) -> Iterator[tuple[SSL.Connection, socket.socket]]:
+    """A TLS connection after its handshake, which may take ``seconds``. Raises OSError, UnicodeError and SSL.Error."""
+    deadline = time.monotonic() + seconds
+    with socket.create_connection((host, port), timeout=seconds) as sock:
+        tls = SSL.Connection(context, None)
+        tls.set_connect_state()
+        tls.set_tlsext_host_name(host.encode("idna"))
+        _shake(tls, sock, deadline)
+        yield tls, sock
+
+
+def reason_of(error: Exception) -> str:
+    """Why there is no connection, in the words of OpenSSL or the system."""
+    if isinstance(error, SSL.Error):
+        reasons = error.args[0] if error.args and isinstance(error.args[0], list) else []
+        return str(reasons[-1][2]) if reasons else "the connection was closed"
+    return str(error) or type(error).__name__
+
+
+def _shake(tls: SSL.Connection, sock: socket.socket, deadline: float) -> None:
     while True:
         try:
             tls.do_handshake()

@@ -6,8 +6,6 @@ is sent that is not in the report of any session.
 
 from __future__ import annotations
 
-import socket
-import time
 from collections.abc import Mapping
 
 from h2.config import H2Configuration
@@ -16,7 +14,7 @@ from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
 from OpenSSL import SSL
 
-from agent.conform.stage.handshakes import send, shake
+from agent.conform.stage.handshakes import connected, reason_of, send
 from agent.net.http.http1 import Origin
 from agent.pki.identity import Identity
 
@@ -31,13 +29,8 @@ def reset_in_request(
 
     Returns the version of HTTP that the server agreed to, and ``RESET`` or why the request could not be sent.
     """
-    deadline = time.monotonic() + seconds
     try:
-        with socket.create_connection((origin.host, origin.port), timeout=seconds) as sock:
-            tls = SSL.Connection(_context(identity), None)
-            tls.set_connect_state()
-            tls.set_tlsext_host_name(origin.host.encode("idna"))
-            shake(tls, sock, deadline)
+        with connected(origin.host, origin.port, _context(identity), seconds) as (tls, sock):
             if tls.get_alpn_proto_negotiated() != _PROTOCOL:
                 return "HTTP/1.1", "the server did not agree to HTTP/2"
             tls.send(_half(origin, target, headers, body))
@@ -45,11 +38,8 @@ def reset_in_request(
             tls.shutdown()
             send(tls, sock)
             return "HTTP/2", RESET
-    except SSL.Error as error:
-        reasons = error.args[0] if error.args and isinstance(error.args[0], list) else []
-        return "", str(reasons[-1][2]) if reasons else "the connection was closed"
-    except (OSError, UnicodeError, H2Error) as error:
-        return "", str(error) or type(error).__name__
+    except (SSL.Error, OSError, UnicodeError, H2Error) as error:
+        return "", reason_of(error)
 
 
 def _half(origin: Origin, target: str, headers: Mapping[str, str], body: bytes) -> bytes:

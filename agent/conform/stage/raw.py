@@ -20,7 +20,7 @@ from agent.measure.exchanges import HTTPExchange
 from agent.net.http.fetch import Connections, ask
 from agent.net.http.http1 import Origin, Response, split_url, without_query
 from agent.net.http.resumption import Resumption
-from agent.net.mac.background import message_headers
+from agent.net.mac.sessions.headers import message_headers
 from agent.pki.identity import Identity
 from agent.profiles.enrollment import Enrollment
 from agent.service.fleet import FleetService

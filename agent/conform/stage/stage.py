@@ -23,7 +23,7 @@ from agent.conform.stage.target import Target
 from agent.conform.trace.recorder import Recorder
 from agent.errors import LomAgentError, PeerError
 from agent.faults.rules import Rule
-from agent.load.gateway import APNsPlan
+from agent.load.conductor.gateway import APNsPlan
 from agent.measure.exchanges import HTTPExchange
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.http.fetch import Connections, ask

@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.errors import OperatorError
 from agent.fleet.population import Mac, Population
-from agent.lab.core import Lab
 from agent.lab.defects import NONE, Defects
-from agent.lab.server import LabServer
-from agent.load.server import ServerSide
-from agent.load.shard_plan import EnrollAt, EnrollAutomatically, server_config
+from agent.lab.mdm.core import Lab
+from agent.lab.web.server import LabServer
+from agent.load.conductor.server import ServerSide
+from agent.load.shard.plan import EnrollAt, EnrollAutomatically, server_config
 from agent.net.http.http1 import without_query
 from agent.net.transport.resolver import Resolver
 from agent.pki.certificates import read_certificate

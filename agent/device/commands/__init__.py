@@ -22,9 +22,9 @@ from agent.device.commands import (
     users,
 )
 from agent.device.commands.reading import CommandRefused, mdm_error
+from agent.device.facts.supported import command_problem
 from agent.device.mac import Device
 from agent.device.steps import CommandSteps
-from agent.device.supported import command_problem
 from agent.mdm.access_rights import AccessRights
 from agent.mdm.commands import Command
 from agent.mdm.results import INVALID_REQUEST_TYPE, NOT_AUTHORIZED, Result, Status

@@ -7,7 +7,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from agent import plists
-from agent.device.applications import app_item, installed_applications
 from agent.device.commands.reading import (
     FORMAT_ERROR,
     MAX_TEXT,
@@ -23,11 +22,12 @@ from agent.device.commands.reading import (
     text,
     texts,
 )
-from agent.device.extensions import EXTENSIONS
+from agent.device.facts.applications import app_item, installed_applications
+from agent.device.facts.extensions import EXTENSIONS
+from agent.device.facts.supported import USER_CHANNEL
+from agent.device.installing.manifest import ManifestMalformed, package_of
 from agent.device.mac import Device
-from agent.device.manifest import ManifestMalformed, package_of
 from agent.device.steps import InstallApps
-from agent.device.supported import USER_CHANNEL
 from agent.device.system import FAILED, INSTALLED, MANAGED, QUEUED, App
 from agent.errors import PeerError
 from agent.mdm.commands import Command

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from agent.device import attestation, information
-from agent.device.attestation import can_attest
 from agent.device.commands.reading import FORMAT_ERROR, flag, is_list_of
+from agent.device.commands.settings import apply_settings
+from agent.device.facts import attestation, information
+from agent.device.facts.attestation import can_attest
 from agent.device.mac import Device
-from agent.device.settings import apply_settings
 from agent.device.steps import AttestProperties, CommandSteps, SynchroniseDeclarations
 from agent.errors import PeerError
 from agent.mdm.commands import Command

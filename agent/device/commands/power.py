@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from agent.device.commands.reading import FORMAT_ERROR, CommandRefused, flag, one_of, optional
-from agent.device.information import QUERIES
+from agent.device.facts.information import QUERIES
 from agent.device.mac import Device
 from agent.device.steps import ChangePower, Erase
-from agent.device.users import users_of
+from agent.device.users.accounts import users_of
 from agent.lom.power import SystemRequest
 from agent.mdm.commands import Command
 from agent.mdm.results import Result, acknowledged

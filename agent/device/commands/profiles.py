@@ -6,11 +6,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from agent.device import installing
 from agent.device.commands.reading import FORMAT_ERROR, mdm_error
+from agent.device.facts.supported import answer_keys
+from agent.device.installing import profiles as installing
 from agent.device.mac import Device
 from agent.device.steps import CommandSteps, LeaveManagement
-from agent.device.supported import answer_keys
 from agent.mdm.commands import Command
 from agent.mdm.results import (
     IDENTIFIER_MISSING,

@@ -22,8 +22,8 @@ from agent.device.commands.reading import (
     required,
 )
 from agent.device.derived import code, made_by_macos
-from agent.device.filevault import encrypted_key, recovery_key
 from agent.device.mac import Device
+from agent.device.security.filevault import encrypted_key, recovery_key
 from agent.device.steps import ChangePower, CommandSteps, ReadDate
 from agent.lom.power import SystemRequest
 from agent.mdm.commands import Command

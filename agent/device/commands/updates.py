@@ -1,4 +1,4 @@
-"""The commands for software updates, which Apple removed in macOS 27; ``agent.device.updating`` carries them out.
+"""The commands for software updates, which Apple removed in macOS 27. `agent.device.installing.updates` does them.
 
 Source: Apple's schema 26.0, commands/system.update.*.yaml. A Mac was seen to answer such product keys and names.
 """
@@ -11,10 +11,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from agent.device.commands.reading import FORMAT_ERROR, CommandRefused, flag, is_list_of
+from agent.device.installing.software_update import COMMAND, DECLARATION, DOWNLOADING, PREPARED, Update
+from agent.device.installing.updates import is_newer
 from agent.device.mac import Device
-from agent.device.software_update import COMMAND, DECLARATION, DOWNLOADING, PREPARED, Update
 from agent.device.steps import CommandSteps, ReadDate, UpdateSoftware
-from agent.device.updating import is_newer
 from agent.fleet.models import RELEASES, Release, model_named, runs_on
 from agent.mdm.commands import Command
 from agent.mdm.facts import version

@@ -25,7 +25,7 @@ from agent.device.commands.reading import (
 )
 from agent.device.mac import Device
 from agent.device.system import User
-from agent.device.users import finish_setup_assistant, set_users, users_of
+from agent.device.users.accounts import finish_setup_assistant, set_users, users_of
 from agent.mdm.commands import Command
 from agent.mdm.results import (
     INVALID_REQUEST_TYPE,

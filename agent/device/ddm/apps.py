@@ -13,11 +13,11 @@ from msgspec.json import decode
 
 from agent import plists
 from agent.device.ddm.declared import Declaration, as_json, reason
+from agent.device.installing.manifest import Package, package_of
+from agent.device.installing.updates import rfc_3339
 from agent.device.mac import Device
-from agent.device.manifest import Package, package_of
 from agent.device.steps import Download, Steps
 from agent.device.system import INSTALLED, MANAGED, App
-from agent.device.updating import rfc_3339
 from agent.errors import CutShort, PeerError
 
 MANAGED_APP, PACKAGE = "com.apple.configuration.app.managed", "com.apple.configuration.package"

@@ -14,11 +14,12 @@ from typing import Any
 from agent.device.ddm.apps import LISTS, install_declared, remove_declared
 from agent.device.ddm.declared import Declaration, Reason, as_json, reason, reason_of, sorted_names
 from agent.device.ddm.validation import MAX_REASON, asset_references
-from agent.device.installing import install_profile, remove_profile
+from agent.device.facts.supported import DEVICE_CHANNEL
+from agent.device.installing.profiles import install_profile, remove_profile
+from agent.device.installing.software_update import DECLARATION, FAILED, Update
+from agent.device.installing.updates import cancel_update, is_newer, local_time, start_update
 from agent.device.mac import Device
-from agent.device.software_update import DECLARATION, FAILED, Update
 from agent.device.steps import Download, DownloadByMDM, Steps
-from agent.device.updating import cancel_update, is_newer, local_time, start_update
 from agent.errors import CutShort, PeerError
 from agent.plists import PlistError
 from agent.profiles.errors import ProfileError
@@ -82,7 +83,12 @@ def subscriptions(wanted: Iterable[Declaration]) -> set[str]:
 
 
 def enforce_update(device: Device, wanted: Iterable[Declaration], now: float) -> None:
-    """Plan the software update that is to be enforced first; cancel one that no declaration enforces any more."""
+    """Plan the software update that is to be enforced first; cancel one that no declaration enforces any more.
+
+    The declarations of a user enforce none, and leave that of the device channel alone.
+    """
+    if device.channel != DEVICE_CHANNEL:
+        return
     orders = [order for each in wanted if each.type == ENFORCEMENT and (order := _order(device, each)) is not None]
     first = min(
         (order for order in orders if is_newer(device, order.version)),

@@ -20,9 +20,9 @@ from agent.device.ddm.apps import app_items
 from agent.device.ddm.declared import PLURALS, Declared, as_json
 from agent.device.ddm.validation import is_supported, known_types
 from agent.device.derived import made_by_macos
-from agent.device.information import QUERIES, security_information
+from agent.device.facts.information import QUERIES, security_information
+from agent.device.installing.updates import rfc_3339, update_status
 from agent.device.mac import Device
-from agent.device.updating import rfc_3339, update_status
 from agent.fleet.derivation import uuid_text
 from agent.mdm.facts import message, of_kind
 

@@ -22,6 +22,7 @@ from agent.device.steps import CheckIn, Steps
 from agent.errors import PeerError
 from agent.mdm.checkin import declarative_management
 from agent.mdm.refusals import ServerRefused
+from agent.mdm.values import text_at
 from agent.plists import type_name
 
 MAX_DECLARATIONS = 5000  # our limits
@@ -53,9 +54,7 @@ def synchronise(device: Device, tokens: bytes, now: Now) -> Steps[None]:
     ``tokens`` is the TokensResponse in the command; if it is empty, the Mac requests it from the server.
     """
     for _ in range(_ROUNDS):
-        answer = tokens or (yield from _ask(device, "tokens"))
-        sync = _object(_json(answer, "tokens").get("SyncTokens"), "SyncTokens")
-        token = _text(sync, "DeclarationsToken")
+        token = _token(tokens or (yield from _ask(device, "tokens", check=_token)))
         if token == device.declared.token:
             return
         of_items = yield from _fetch_changed(device)
@@ -108,9 +107,9 @@ def forget_failures(device: Device) -> None:
 
 def _fetch_changed(device: Device) -> Steps[str]:
     """Fetch the declarations that changed, and drop those that are gone. Returns the token of the declaration items."""
-    items = _json((yield from _ask(device, "declaration-items")), "declaration items")
+    wanted, found = _wanted((yield from _ask(device, "declaration-items", check=_wanted)))
     before, after, size = device.declared.by_place, [], 0
-    for (kind, identifier), server_token in _wanted(_object(items.get("Declarations"), "Declarations")).items():
+    for (kind, identifier), server_token in wanted.items():
         known = before.get((kind, identifier))
         if known is None or known.server_token != server_token:
             known = yield from _declaration(device, kind, identifier, server_token, known)
@@ -124,8 +123,7 @@ def _fetch_changed(device: Device) -> Steps[str]:
         if declaration.place not in places:
             withdraw(device, declaration)
     device.declared.declarations = after
-    found = items.get("DeclarationsToken", "")
-    return found if isinstance(found, str) else ""
+    return found
 
 
 def _declaration(
@@ -133,12 +131,12 @@ def _declaration(
 ) -> Steps[Declaration | None]:
     """Fetch one declaration; None if the server answers 404, which removes it."""
     try:
-        answer = yield from _ask(device, f"declaration/{kind}/{identifier}")
+        answer = yield from _ask(device, f"declaration/{kind}/{identifier}", check=_document)
     except ServerRefused as error:
         if error.status != _NOT_FOUND:
             raise
         return None
-    document = _json(answer, "declaration")
+    document = _document(answer)
     payload = document.get("Payload")
     read = Declaration(kind, identifier, server_token)
     if before is not None:  # what it installed is replaced, or removed, when it is applied
@@ -168,7 +166,10 @@ def recheck(device: Device) -> None:
             _check(device, each)
 
 
-def _wanted(manifest: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+def _wanted(answer: bytes) -> tuple[dict[tuple[str, str], str], str]:
+    """The server tokens of the declaration items, by kind and identifier, and the token of them all, if it is there."""
+    items = _json(answer, "declaration items")
+    manifest, token = _object(items.get("Declarations"), "Declarations"), items.get("DeclarationsToken", "")
     wanted: dict[tuple[str, str], str] = {}
     for kind in KINDS:
         key = PLURALS[kind].capitalize()
@@ -185,7 +186,7 @@ def _wanted(manifest: Mapping[str, Any]) -> dict[tuple[str, str], str]:
             wanted[kind, identifier] = _text(entry, "ServerToken")
     if len(wanted) > MAX_DECLARATIONS:
         raise DeclarationsMalformed(f"{len(wanted)} declarations; at most {MAX_DECLARATIONS} are fetched")
-    return wanted
+    return wanted, token if isinstance(token, str) else ""
 
 
 # Effects.
@@ -231,17 +232,29 @@ def _subscribed(device: Device) -> set[str]:
 # Messages.
 
 
-def _ask(device: Device, endpoint: str, status: bytes | None = None) -> Steps[bytes]:
+def _ask(
+    device: Device, endpoint: str, status: bytes | None = None, check: Callable[[bytes], object] | None = None
+) -> Steps[bytes]:
     enrollment = device.enrollment
     if enrollment is None:
         raise NotEnrolled("the Mac was unenrolled before its declarations were up to date")
-    answer: bytes | PeerError = yield CheckIn(declarative_management(device.mac.udid, endpoint, status), enrollment)
+    message = declarative_management(device.mac.udid, endpoint, status)
+    answer: bytes | PeerError = yield CheckIn(message, enrollment, check)
     if isinstance(answer, PeerError):
         raise answer
     return answer
 
 
 _MAX_TEXT = 1024  # characters of an identifier or a token; Apple: 64 should not be exceeded
+
+
+def _token(answer: bytes) -> str:
+    """DeclarationsToken of a TokensResponse."""
+    return _text(_object(_json(answer, "tokens").get("SyncTokens"), "SyncTokens"), "DeclarationsToken")
+
+
+def _document(answer: bytes) -> Mapping[str, Any]:
+    return _json(answer, "declaration")
 
 
 def _json(answer: bytes, what: str) -> Mapping[str, Any]:
@@ -272,8 +285,4 @@ def _object(value: Any, what: str) -> Mapping[str, Any]:
 
 
 def _text(entry: Mapping[str, Any], key: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str) or not 0 < len(value) <= _MAX_TEXT:
-        found = len(value) if isinstance(value, str) else type_name(value)
-        raise DeclarationsMalformed(f"{key}: expected a string of 1 to 1024 characters, found {found}")
-    return value
+    return text_at(entry, key, _MAX_TEXT, DeclarationsMalformed)

@@ -1,4 +1,4 @@
-"""Defects of the enrollment profile. What they change is in `agent.lab.enrollment`."""
+"""Defects of the enrollment profile. What they change is in `agent.lab.enrollment.profiles`."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from agent.mdm.refusals import ResultRefused
 from agent.measure.metrics import Metrics
 from agent.measure.operations import Moment, Operation
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import CurrentCommand
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.macs import Fleet
+from agent.net.mac.sessions.commands import CurrentCommand
 from agent.net.timing import OutOfTime, within
 from agent.pki.issuing.authorities import Authorities, StoredAuthorities
 from agent.push.reasons import OwnCause, RefusedByOwnGateway

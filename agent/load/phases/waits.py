@@ -1,7 +1,7 @@
 """Waits for events of the Macs: the result of a command, the end of a session, a shutdown.
 
-The Macs call the Watcher while they process a message (`agent.net.mac.commands.MacObserver`), so it calls back those
-who wait in the next iteration of the reactor.
+The Macs call the Watcher while they process a message (`agent.net.mac.sessions.commands.MacObserver`), so it calls back
+those who wait in the next iteration of the reactor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from agent.errors import CutShort, PeerError
 from agent.mdm.refusals import ResultRefused
 from agent.mdm.results import Status
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import CurrentCommand, MacObserver, ObservedMac
+from agent.net.mac.sessions.commands import CurrentCommand, MacObserver, ObservedMac
 from agent.net.timing import OutOfTime, Reactor, Stalls, TimeLimit, within
 
 _ROUNDING = 0.001  # seconds: the rounding error of a time limit

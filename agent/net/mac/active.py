@@ -1,23 +1,36 @@
-"""The runtime state of an active Mac, and what ends it: a loss of power, a loss of the network, the end of the run."""
+"""The runtime state of an active Mac: how it is made, and what ends it, such as a loss of power or of the network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from agent.device.mac import Device
+from agent.lom.endpoint import Endpoint
 from agent.mdm.session import State
 from agent.measure.operations import RUN_ENDED
-from agent.net.mac.background import BackgroundTasks
-from agent.net.mac.commands import Commands
-from agent.net.mac.connection import SessionConnection
-from agent.net.mac.power import LOMPresence, PowerTimer
-from agent.net.mac.push import PushListener
-from agent.net.mac.sessions import Sessions
+from agent.net.http.resumption import Resumption
+from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.power.timer import LOMPresence, PowerTimer
+from agent.net.mac.push import GatewaySide, PushListener
+from agent.net.mac.sessions.background import BackgroundTasks
+from agent.net.mac.sessions.commands import Commands, SimulatedMac
+from agent.net.mac.sessions.connection import SessionConnection
+from agent.net.mac.sessions.declarative import DeclarativeManagement, UpkeptMac
+from agent.net.mac.sessions.sessions import Sessions
 from agent.net.mac.upkeep import Upkeep
 from agent.net.mac.users import UserChannel
+from agent.net.timing import Alarm
 
 WENT_DOWN = "the Mac went down"
 WENT_OFFLINE = "the Mac went offline"
+
+
+class ActingMac(SimulatedMac, UpkeptMac, Endpoint, Protocol):
+    """What the parts of an active Mac ask of it."""
+
+    def wake(self) -> bool:
+        """Open a session, or ask for commands again when the open one ends; returns whether one was opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +120,56 @@ class ActiveMac:
         if self.user is not None:
             self.user.close(RUN_ENDED)
         self.connection.hang_up()
+
+
+def active_mac(
+    device: Device,
+    environment: Environment,
+    gateway: GatewaySide,
+    resumption: Resumption | None,
+    power: PowerTimer,
+    mac: ActingMac,
+) -> ActiveMac:
+    """The runtime state of a Mac that becomes active.
+
+    Alarms call ``mac``, not the parts that set them: a cycle would keep these until a garbage collection.
+    """
+    pushes = PushListener(device, environment, gateway)
+    background = BackgroundTasks(device, environment, mac)
+    lom = LOMPresence(device, environment.network, mac)
+    connection = SessionConnection(device, environment, resumption)
+    commands = Commands(device, environment, background, mac)
+    declarative = DeclarativeManagement(device, environment, background, lom, mac)
+    channels: tuple[DeclarativeManagement, ...] = (declarative,)
+    if device.user is not None:
+        user_background = BackgroundTasks(device.user, environment, mac)
+        channels += (DeclarativeManagement(device.user, environment, user_background, lom, mac),)
+    upkeep = Upkeep(device, environment, background, power, mac, channels)
+    sessions = Sessions(
+        device,
+        environment,
+        connection,
+        commands,
+        pushes=pushes,
+        background=background,
+        power=power,
+        lom=lom,
+        declarative=declarative,
+        upkeep=upkeep,
+        mac=mac,
+        poll=Alarm(environment.clock, mac.wake),
+    )
+    user = None
+    if device.user is not None:
+        user = UserChannel(
+            device.user,
+            environment,
+            gateway,
+            background=user_background,
+            declarative=channels[1],
+            mac=mac,
+            power=power,
+            lom=lom,
+            upkeep=upkeep,
+        )
+    return ActiveMac(device, pushes, background, power, lom, connection, commands, sessions, upkeep, user)

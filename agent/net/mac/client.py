@@ -13,11 +13,11 @@ from typing import Protocol
 
 from twisted.internet.defer import succeed
 
-from agent.device.firmware import set_pending_firmware_password
-from agent.device.installing import enrollment_steps, resumed_enrollment_steps
+from agent.device.installing.profiles import enrollment_steps, resumed_enrollment_steps
 from agent.device.mac import Device
-from agent.device.record import activity_record, device_record, restore_activity, restore_device
+from agent.device.security.firmware import set_pending_firmware_password
 from agent.device.steps import Steps
+from agent.device.stored.record import activity_record, device_record, restore_activity, restore_device
 from agent.errors import MisuseError
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkRequest
@@ -27,21 +27,15 @@ from agent.mdm.commands import Command
 from agent.mdm.results import Status
 from agent.measure.operations import Moment, Operation
 from agent.net.http.resumption import Resumption
-from agent.net.mac.absence import Absence
-from agent.net.mac.active import ActiveMac
-from agent.net.mac.background import BackgroundTasks
-from agent.net.mac.commands import Commands, CurrentCommand, MacObserver
-from agent.net.mac.connection import SessionConnection
-from agent.net.mac.declarative import DeclarativeManagement
+from agent.net.mac.active import ActiveMac, active_mac
 from agent.net.mac.enrollment.enrolling import BeginEnrollment, enroll
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.keeping import MacRecord
-from agent.net.mac.lom_requests import answer_lom
-from agent.net.mac.power import LOMPresence, PowerTimer
+from agent.net.mac.power.absence import Absence
+from agent.net.mac.power.lom_requests import answer_lom
+from agent.net.mac.power.timer import PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
-from agent.net.mac.sessions import Sessions
-from agent.net.mac.upkeep import Upkeep
-from agent.net.mac.users import UserChannel
+from agent.net.mac.sessions.commands import CurrentCommand, MacObserver
 from agent.net.timing import Alarm
 from agent.pki.issuing.authority import Authority
 from agent.profiles.profile import Profile
@@ -52,7 +46,7 @@ FetchProfile = Callable[[], Awaitable[bytes]]
 
 
 class IdleStore(Protocol):
-    """Serialises the Devices of idle Macs: ``agent.device.packed``."""
+    """Serialises the Devices of idle Macs: ``agent.device.stored.packed``."""
 
     def restore(self, index: int, kept: bytes) -> Device:
         """The Device of Mac ``index``, from what ``serialise`` returned; a new one where ``kept`` is empty."""
@@ -129,49 +123,11 @@ class MDMClient:
             self._kept = b""
         environment = self._environment
         self._resumption = self._resumption or environment.resumption_of(device.mac)
-        pushes = PushListener(device, environment, self._gateway)
-        background = BackgroundTasks(device, environment, self)
-        # The alarms call the client, not the parts that set them: a cycle would keep these until a garbage collection.
+        # The alarm calls the client, not the timer that sets it: a cycle would keep it until a garbage collection.
         power = PowerTimer(
             device.power, environment.clock, self._power_changed, Alarm(environment.clock, self._power_due)
         )
-        lom = LOMPresence(device, environment.network, self)
-        connection = SessionConnection(device, environment, self._resumption)
-        commands = Commands(device, environment, background, self)
-        declarative = DeclarativeManagement(device, environment, background, lom, self)
-        channels: tuple[DeclarativeManagement, ...] = (declarative,)
-        if device.user is not None:
-            user_background = BackgroundTasks(device.user, environment, self)
-            channels += (DeclarativeManagement(device.user, environment, user_background, lom, self),)
-        upkeep = Upkeep(device, environment, background, power, self, channels)
-        sessions = Sessions(
-            device,
-            environment,
-            connection,
-            commands,
-            pushes=pushes,
-            background=background,
-            power=power,
-            lom=lom,
-            declarative=declarative,
-            upkeep=upkeep,
-            mac=self,
-            poll=Alarm(environment.clock, self.wake),
-        )
-        user = None
-        if device.user is not None:
-            user = UserChannel(
-                device.user,
-                environment,
-                self._gateway,
-                background=user_background,
-                declarative=channels[1],
-                mac=self,
-                power=power,
-                lom=lom,
-                upkeep=upkeep,
-            )
-        self._active = ActiveMac(device, pushes, background, power, lom, connection, commands, sessions, upkeep, user)
+        self._active = active_mac(device, environment, self._gateway, self._resumption, power, self)
         return self._active
 
     @property
@@ -281,7 +237,8 @@ class MDMClient:
     def record(self) -> tuple[bytes, MacRecord]:
         """What is installed on it, and what it does, for ``restore``."""
         device, now, undelivered = self.device, self._environment.clock.seconds(), self.undelivered
-        absence = self._absence
+        absence, user = self._absence, self._parts.user
+        of_user = None if user is None else user.commands.undelivered
         return device_record(device), MacRecord(
             activity=activity_record(device, now),
             boots=self.boots,
@@ -290,6 +247,8 @@ class MDMClient:
             off_subnet=absence is not None and absence.off_subnet,
             request_type="" if undelivered is None else undelivered.command.request_type,
             status="" if undelivered is None else undelivered.status.value,
+            user_request_type="" if of_user is None else of_user.command.request_type,
+            user_status="" if of_user is None else of_user.status.value,
         )
 
     def restore(self, installed: bytes, record: MacRecord) -> None:
@@ -303,8 +262,14 @@ class MDMClient:
         if record.offline:
             self._absence = Absence(clock, self.come_back, off_subnet=record.off_subnet, left=record.offline_left)
             parts.pushes.offline = True
+            if parts.user is not None:
+                parts.user.pushes.offline = True
         if session.result:
             parts.commands.resume(Command(session.command_uuid, record.request_type, {}), Status(record.status))
+        of_user = record.activity.user_session
+        if parts.user is not None and of_user is not None and of_user.result and record.user_status:
+            command = Command(of_user.command_uuid, record.user_request_type, {})
+            parts.user.commands.resume(command, Status(record.user_status))
 
     def carry_on(self, *, in_session: bool) -> None:
         """Set the timers of a restored Mac. ``in_session``: a session was open, so that it opens one."""
@@ -496,9 +461,7 @@ class MDMClient:
         self.pushes.back()
         user = self._parts.user
         if user is not None:
-            user.pushes.offline = False
-            user.pushes.back()
-            user.log_in_if_new()
+            user.back()
         self._parts.upkeep.back()
         self.wake()
 

@@ -5,14 +5,14 @@ The alarm is the client's, so that a Mac may be idle while it waits for months.
 
 from __future__ import annotations
 
-from agent.device.app_installing import install_queued_apps, queued_app
+from agent.device.installing.apps import install_queued_apps, queued_app
+from agent.device.installing.software_update import Update
+from agent.device.installing.updates import advance, installed, next_deadline, start_update
 from agent.device.mac import Device
-from agent.device.software_update import Update
-from agent.device.updating import advance, installed, next_deadline, start_update
-from agent.net.mac.background import BackgroundTasks
-from agent.net.mac.declarative import DeclarativeManagement, UpkeptMac
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.power import PowerTimer
+from agent.net.mac.power.timer import PowerTimer
+from agent.net.mac.sessions.background import BackgroundTasks
+from agent.net.mac.sessions.declarative import DeclarativeManagement, UpkeptMac
 
 _CLOCK_ERROR = 0.001  # seconds by which an alarm may be early on the wall clock: rounding of its conversion
 

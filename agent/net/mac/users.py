@@ -1,26 +1,26 @@
 """The user channel of an active Mac: the login of its user, the user's sessions, commands and pushes.
 
-They are those of the device channel (`agent.net.mac.sessions` and the others), around a UserDevice.
+They are those of the device channel (`agent.net.mac.sessions.sessions` and the others), around a UserDevice.
 """
 
 from __future__ import annotations
 
 from twisted.logger import Logger
 
-from agent.device.user_channel import UserDevice, log_in_steps, may_log_in
+from agent.device.users.channel import UserDevice, log_in_steps, may_log_in
 from agent.errors import PeerError
 from agent.fleet.population import USER_CHANNEL
 from agent.mdm.digest import DigestRefused
 from agent.mdm.refusals import ResultRefused
 from agent.measure.operations import Moment
-from agent.net.mac.background import BackgroundTasks
-from agent.net.mac.commands import Commands, CurrentCommand, MacObserver, SimulatedMac
-from agent.net.mac.connection import SessionConnection
-from agent.net.mac.declarative import DeclarativeManagement
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.power import LOMPresence, PowerTimer
+from agent.net.mac.power.timer import LOMPresence, PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
-from agent.net.mac.sessions import Sessions
+from agent.net.mac.sessions.background import BackgroundTasks
+from agent.net.mac.sessions.commands import Commands, CurrentCommand, MacObserver, SimulatedMac
+from agent.net.mac.sessions.connection import SessionConnection
+from agent.net.mac.sessions.declarative import DeclarativeManagement
+from agent.net.mac.sessions.sessions import Sessions
 from agent.net.mac.upkeep import Upkeep
 from agent.net.timing import Alarm
 from agent.plists import PlistError
@@ -38,6 +38,11 @@ class UserSide:
     def __init__(self, mac: SimulatedMac) -> None:
         self.index = mac.index
         self._mac = mac
+
+    @property
+    def online(self) -> bool:
+        """Whether the Mac can connect to its server."""
+        return self._mac.online
 
     @property
     def observer(self) -> MacObserver | None:
@@ -103,8 +108,8 @@ class UserSessions(Sessions):
 class UserChannel:
     """The runtime state of the user channel of ``mac``."""
 
-    __slots__ = ("_environment", "_gateway", "_logging_in", "background", "commands", "connection", "device", "pushes",
-                 "sessions")  # fmt: skip
+    __slots__ = ("_environment", "_gateway", "_logging_in", "_login_due", "_mac", "background", "commands",
+                 "connection", "device", "pushes", "sessions")  # fmt: skip
 
     def __init__(
         self,
@@ -123,6 +128,8 @@ class UserChannel:
         self._environment = environment
         self._gateway = gateway
         self._logging_in = False
+        self._login_due = False  # a login is to be told to the server, which the Mac cannot reach
+        self._mac = mac
         side = UserSide(mac)
         own = GatewaySide(on_back=lambda index: gateway.on_back(USER_CHANNEL + index))
         self.pushes = PushListener(device, environment, own)
@@ -167,15 +174,13 @@ class UserChannel:
 
     def log_in(self) -> None:
         """The user logs in, unless the Mac or its server is not ready for it; then the user's session opens."""
-        device = self.device
-        if not may_log_in(device.device) or self._logging_in:
-            return
-        self._logging_in = True
-        self.background.start(self._log_in)
+        if self._may_log_in():
+            self._logging_in = True
+            self.background.start(self._log_in)
 
     async def log_in_now(self) -> None:
         """As ``log_in``, and wait for the answers; a failure is recorded where it happens."""
-        if not may_log_in(self.device.device) or self._logging_in:
+        if not self._may_log_in():
             return
         self._logging_in = True
         try:
@@ -185,8 +190,14 @@ class UserChannel:
 
     def log_in_if_new(self) -> None:
         """The user logs in if the server has not answered to the present login yet."""
-        if self.device.managed is None:
+        if self.device.managed is None or self._login_due:
             self.log_in()
+
+    def _may_log_in(self) -> bool:
+        if not may_log_in(self.device.device) or self._logging_in:
+            return False
+        self._login_due = not self._mac.online
+        return self._mac.online
 
     async def _log_in(self) -> None:
         try:
@@ -202,8 +213,8 @@ class UserChannel:
         self.wake()
 
     def wake(self) -> bool:
-        """Open a session, or ask again when the open one ends."""
-        return self.sessions.wake(None)
+        """Open a session, or ask again when the open one ends. No effect while the Mac is offline."""
+        return self._mac.online and self.sessions.wake(None)
 
     def receive_push(self, notification: Notification) -> bool:
         """Open a session for a push. Returns False for one with another PushMagic or topic, which is ignored."""
@@ -211,6 +222,13 @@ class UserChannel:
             return False
         self.wake()
         return True
+
+    def back(self) -> None:
+        """The Mac is online again: it opens a session, because it may have lost one and the push that it was for."""
+        self.pushes.offline = False
+        self.pushes.back()
+        self.log_in_if_new()
+        self.wake()
 
     def carry_on(self) -> None:
         """Go on with what a restored Mac did, in a session that delivers what is owed."""
@@ -235,7 +253,7 @@ class UserChannel:
 
     def end(self, reason: str) -> None:
         """The Mac's enrollment ends, and the channel with it."""
-        self._logging_in = False
+        self._logging_in = self._login_due = False
         self.sessions.end(reason)
         self.background.abandon(reason, in_order=True)
         self.pushes.forget(reason)

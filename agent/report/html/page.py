@@ -28,6 +28,7 @@ from agent.report.document import Document
 from agent.report.flattened import flattened
 from agent.report.html import charts
 from agent.report.html.charts import Chart
+from agent.report.html.environment import page_environment
 from agent.report.html.series import Series, series
 from agent.report.percentiles import PERCENTILES, enough
 from agent.report.rules import rule_hits
@@ -157,16 +158,7 @@ def _page(template: str, parts: Mapping[str, list[Chart]], axis: Mapping[str, An
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # only when a page is written
-
-    environment = Environment(
-        loader=PackageLoader(__package__, "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
-    )
+    environment = page_environment(__package__, _shown)
     environment.filters.update(
         ms=numbers.milliseconds,
         seconds=numbers.seconds,

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from msgspec import to_builtins
 
-from agent.load.changes import CannotChange, NoSuchPhase
-from agent.load.conductor import Conductor
+from agent.load.conductor.changes import CannotChange, NoSuchPhase
+from agent.load.conductor.conductor import Conductor
 from agent.measure.live import LiveView
 from agent.report.results import counted
 from agent.service.errors import Conflict, NotFound

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from agent.errors import CutShort, OperatorError, PeerError
 from agent.lom.power import RequestRefused
 from agent.lom.requests import PowerRequest
-from agent.net.mac.injection import MacOffline
+from agent.net.mac.faults.injection import MacOffline
 from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import lom_profile
 from agent.service.errors import Conflict

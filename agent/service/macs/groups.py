@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from agent.fleet.population import SERIAL_CHARACTERS_A_MAC, Mac, Population
 from agent.net.lom.networks import LOMNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.commands import MacObserver
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
+from agent.net.mac.sessions.commands import MacObserver
 
 if TYPE_CHECKING:  # imported where there is a gateway: a service without one starts faster
     from agent.net.apns.behaviour import PushBehaviour

@@ -11,7 +11,7 @@ from agent.mdm.refusals import ResultRefused, ServerRefused, is_temporary
 from agent.mdm.results import Result, Status
 from agent.measure.exchanges import decoded
 from agent.measure.records import Failure
-from agent.net.mac.commands import CurrentCommand, MacObserver, ObservedMac
+from agent.net.mac.sessions.commands import CurrentCommand, MacObserver, ObservedMac
 from agent.push.store import Notification
 from agent.service.macs.groups import Group, MacHandle
 from agent.service.macs.records import Records

@@ -21,13 +21,16 @@ from agent.device.ddm.status import capabilities, status_value, supported_items
 from agent.device.ddm.synchronising import FULL_REPORT_SECONDS, DeclarationsMalformed, is_changed, refresh, synchronise
 from agent.device.ddm.validation import asset_references, faults_of
 from agent.device.mac import Device
-from agent.device.record import DeviceRecord, device_record, restore_device
 from agent.device.steps import CheckIn, Done, Download, DownloadByMDM, Steps, advance
+from agent.device.stored.record import device_record, restore_device
+from agent.device.stored.types import DeviceRecord
+from agent.device.users.channel import Account, UserDevice
 from agent.errors import PeerError
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
 from agent.mdm.facts import of_kind
 from agent.mdm.refusals import ServerRefused
+from agent.mdm.session import Session
 from agent.pki.issuing.authority import Authority
 
 NOON = 1_800_000_000.0
@@ -383,6 +386,18 @@ def test_earliest_enforced_update_counts_and_goes_with_its_declaration() -> None
     server.declarations = {}
     server.synchronise(device)
     assert device.update is None
+
+
+def test_declarations_of_the_user_leave_the_update_of_the_mac_alone() -> None:
+    device, server = mac(), Server(order("update", "27.0", "2027-03-01T00:00:00"), activation("update"))
+    user = UserDevice(device, Account.of(device.mac, network=False), Session(device.mac.udid, lambda: 0.0))
+    server.synchronise(device)
+    before = device.update
+    assert before is not None
+    of_user = Server(declaration("configuration.account.caldav", "calendar", HostName="a"), activation("calendar"))
+    of_user.synchronise(user)
+    assert of_user.states["calendar"][:2] == (True, "valid")
+    assert device.update == before
 
 
 def test_date_that_is_none() -> None:

@@ -18,7 +18,7 @@ from agent.faults.decisions import Faults
 from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.framing import FrameReader
-from agent.load.control import encode, next_message
+from agent.load.control.messages import encode, next_message
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.endpoint import PushEndpoint
 from agent.net.apns.router import PushRouter

@@ -8,10 +8,10 @@ from conftest import RunInReactor
 from stack import stack
 
 from agent.net.mac.active import ActiveMac
-from agent.net.mac.commands import Commands
-from agent.net.mac.connection import SessionConnection
-from agent.net.mac.power import LOMPresence, PowerTimer
-from agent.net.mac.sessions import Sessions
+from agent.net.mac.power.timer import LOMPresence, PowerTimer
+from agent.net.mac.sessions.commands import Commands
+from agent.net.mac.sessions.connection import SessionConnection
+from agent.net.mac.sessions.sessions import Sessions
 
 PARTS = (ActiveMac, Commands, LOMPresence, PowerTimer, SessionConnection, Sessions)
 

@@ -14,14 +14,14 @@ from agent.errors import PeerError
 from agent.faults.decisions import Faults
 from agent.faults.rules import Rule, RuleError
 from agent.fleet.durations import Constant
-from agent.load.gateway import APNsPlan
+from agent.load.conductor.gateway import APNsPlan
 from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.mdm.timing import Timing
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.net.mac.client import MDMClient
+from agent.net.mac.faults.injection import MacOffline
 from agent.net.mac.fleet.macs import FleetBehaviour
-from agent.net.mac.injection import MacOffline
 from agent.profiles.making import lom_profile
 
 QUICK = FleetBehaviour(

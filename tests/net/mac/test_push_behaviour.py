@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 
 from agent.errors import OperatorError
 from agent.fleet.population import Population
-from agent.load.gateway import APNsPlan
+from agent.load.conductor.gateway import APNsPlan
 from agent.net.apns.behaviour import PushBehaviour, parse_delay
 from agent.net.mac.fleet.push_endpoint import MacChances
 from agent.pki.issuing.authority import Authority

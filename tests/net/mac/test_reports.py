@@ -7,7 +7,7 @@ import pytest
 from agent.errors import OperatorError
 from agent.mdm.access_rights import ALL_RIGHTS
 from agent.net.http.http1 import Origin
-from agent.net.mac.connection import report_request
+from agent.net.mac.sessions.connection import report_request
 from agent.pki.cms import mdm_signature_signer
 from agent.pki.issuing.authority import CLIENT_USAGE, Authority
 from agent.profiles.enrollment import TOPIC_PREFIX, Enrollment

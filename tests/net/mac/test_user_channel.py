@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,23 +15,30 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from agent import plists
+from agent.faults.decisions import Faults
+from agent.faults.rules import Rule
+from agent.fleet.durations import Constant
 from agent.fleet.population import Population
-from agent.lab.declarations import Declarations
-from agent.lab.users import UserAuthentication, name_of
+from agent.lab.mdm.declarations import Declarations
+from agent.lab.mdm.users import UserAuthentication, name_of
 from agent.mdm.facts import message
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.measure.records import Exchange
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.client import MDMClient
+from agent.net.mac.fleet.keeping import MacRecord
 from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
 from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
+from agent.net.mac.push import GatewaySide
 from agent.profiles.errors import ProfileError
 from agent.profiles.making import TOPIC
+from agent.push.broker import Presence
 from agent.push.requests import Provider
 from agent.push.wire import RoutedPush
 
 Run = Callable[[Any], Any]
 LOCAL = FleetBehaviour(users=1.0)
+SOON = FleetBehaviour(users=1.0, boot=Constant(0.01), shutdown=Constant(0.01))
 NETWORK = FleetBehaviour(users=1.0, network_users=1.0)
 
 
@@ -251,6 +259,129 @@ def test_a_user_survives_idleness_and_a_record(run_in_reactor: Run, behaviour: F
             assert (restored.auth_token, restored.managed, len(list(restored.profiles))) == (token, True, 1)
             assert running.fleet[0].user_name == name
             assert other.device.user is not None
+
+    run_in_reactor(work())
+
+
+class _Killed:
+    """A Keeper whose process is killed when a report of the user channel of Mac 0 is written, and not yet sent."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.kept: tuple[bytes, MacRecord] | None = None
+
+    def changed(self, _index: int) -> None:
+        pass
+
+    def when_kept(self, index: int, then: Callable[[], object]) -> None:
+        found = self._fleet[index].record()
+        session = found[1].activity.user_session
+        if self.kept is None and session is not None and session.result:
+            self.kept = found
+        elif self.kept is None:
+            reactor.callLater(0, then)  # type: ignore[attr-defined]
+
+
+def test_what_a_command_of_the_user_leads_to_outlives_the_process(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        async with stack(1, behaviour=LOCAL, os="27.0", enrolled=False) as running:
+            killed = _Killed(running.fleet)
+            environment = replace(running.environment, keeper=killed)
+            fleet = Fleet(Population("stack", 1, os="27.0"), environment, LOCAL)
+            killed._fleet = fleet
+            try:
+                await running.enroll(fleet[0])
+                name = await logged_in(running, fleet[0])
+                kind = "com.apple.configuration.account.caldav"
+                configuration = {"Type": kind, "Identifier": kind, "Payload": {"HostName": "example.com"}}
+                running.lab.declarations = Declarations((configuration,))
+                running.lab.enqueue(name, {"RequestType": "DeclarativeManagement"}, lambda _result: None)
+                fleet[0].wake()
+                await running.until(lambda: killed.kept is not None, "the result is kept")
+            finally:
+                fleet.close()
+            assert killed.kept is not None
+            again = running.fleet[0]
+            again.restore(*killed.kept)
+            again.carry_on(in_session=False)
+            await running.until(lambda: bool(running.lab.macs[name].status_report), "the user's declarations are there")
+            done = [each.facts for each in running.exchanges if each.operation == "command" and each.failure is None]
+            assert [each["request_type"] for each in done] == ["DeclarativeManagement"]
+
+    run_in_reactor(work())
+
+
+def test_the_user_of_a_mac_that_is_offline_logs_in_when_it_is_back(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        async with stack(1, behaviour=SOON) as running:
+            client = running.fleet[0]
+            name = await logged_in(running, client)
+
+            def check_ins() -> list[Any]:
+                return [each.facts["message"] for each in running.exchanges if each.operation == "checkin"]
+
+            await running.until(lambda: client._parts.background.quiet, "nothing runs")
+            user = client._parts.user
+            assert user is not None
+            await running.until(lambda: user.background.quiet, "nothing runs")
+            before = check_ins()
+            client.leave_network()
+            client.crash()
+            await running.until(lambda: client.boots == 1, "the Mac boots")
+            assert (user.presence, user.wake(), user.background.quiet) == (Presence.OFFLINE, False, True)
+            kept = client.record()
+            again = running.fleet.renew(0)
+            again.restore(*kept)
+            again.carry_on(in_session=False)
+            restored = again._parts.user
+            assert restored is not None
+            assert (restored.presence, restored.wake(), restored.background.quiet) == (Presence.OFFLINE, False, True)
+            assert check_ins() == before
+            again.come_back()
+            await running.until(lambda: restored.background.quiet, "the user is logged in")
+            assert (await answer_of(running, name, again, "ProfileList"))["Status"] == "Acknowledged"
+
+    run_in_reactor(work())
+
+
+def test_a_user_asks_again_for_a_command_that_was_lost_with_the_network(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        faults = Faults()
+        faults.add(Rule(id="lost", on="command", do="offline", seconds=0.05, times=1), 0.0)
+        async with stack(1, behaviour=LOCAL, faults=faults) as running:
+            client = running.fleet[0]
+            client._gateway = GatewaySide(on_back=lambda _index: None)  # only pushes open sessions
+            name = await logged_in(running, client)
+            user = client._parts.user
+            assert user is not None
+            await running.until(lambda: user.background.quiet, "nothing runs")
+            arrived: list[Any] = []
+            running.lab.enqueue(name, {"RequestType": "ProfileList"}, arrived.append)
+            user.wake()
+            await running.until(lambda: bool(arrived), "the result")
+            cut_short = [each.cut_short for each in running.exchanges if each.operation == "command"]
+            assert cut_short[0] == "the Mac went offline"
+
+    run_in_reactor(work())
+
+
+def test_a_boot_without_network_is_a_login_once_it_is_back(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        async with stack(1, behaviour=SOON) as running:
+            client = running.fleet[0]
+            await logged_in(running, client)
+            user = client._parts.user
+            assert user is not None
+            await running.until(lambda: user.background.quiet, "nothing runs")
+            updates = [each for each in running.exchanges if each.facts.get("message") == "TokenUpdate"]
+            client.leave_network()
+            client.crash()
+            await running.until(lambda: client.boots == 1, "the Mac boots")
+            assert user.background.quiet
+            client.come_back()
+            await running.until(lambda: user.background.quiet and user.presence is Presence.ONLINE, "the login")
+            found = [each for each in running.exchanges if each.facts.get("message") == "TokenUpdate"]
+            assert [each.facts.get("channel") for each in found[len(updates) :]] == ["user"]
 
     run_in_reactor(work())
 

@@ -20,8 +20,8 @@ from twisted.internet import reactor
 
 from agent.errors import PeerError
 from agent.fleet.population import Population
-from agent.lab.core import Lab
-from agent.lab.server import LabServer
+from agent.lab.mdm.core import Lab
+from agent.lab.web.server import LabServer
 from agent.net.http.connection import HTTPConnection
 from agent.net.http.fetch import Connections, ask
 from agent.net.http.http1 import Origin

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import PeerError
-from agent.lab.acme import ACMEService
+from agent.lab.enrollment.acme import ACMEService
 from agent.pki.acme.attestation import freshness_code
 from agent.pki.acme.client import MAX_POLLS, NONCE_RETRIES, Request, Response, Wanted
 from agent.pki.acme.errors import ACMEError, ACMEProblem

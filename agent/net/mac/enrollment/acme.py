@@ -13,8 +13,8 @@ from agent.mdm.checkin import user_agent
 from agent.mdm.pages import page_in
 from agent.mdm.waits import bounded_wait
 from agent.net.http.fetch import ConnectionTo, Exchanger, ask, retry_after
-from agent.net.mac.attesting import attest_acme_key
 from agent.net.mac.enrollment import hints
+from agent.net.mac.faults.attesting import attest_acme_key
 from agent.net.mac.fleet.environment import Environment
 from agent.net.timing import Clock, sleep
 from agent.pki.acme.attestation import attestation_answer, freshness_code

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from twisted.internet.task import deferLater
-
 from agent import plists
-from agent.device.information import QUERIES
+from agent.device.facts.information import QUERIES
+from agent.device.installing.updates import is_newer, target_of
 from agent.device.mac import Device
-from agent.device.updating import is_newer, target_of
 from agent.mdm.automated import CONTENT_TYPE, SignInRequired, UpdateRequired, machine_info, required_before
 from agent.mdm.checkin import USER_AGENT
 from agent.mdm.pages import also
@@ -34,6 +32,9 @@ class Fetcher(Protocol):
 
     async def send_once(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Response:
         """Send one request. Raises PeerError."""
+
+    async def wait(self, seconds: float) -> None:
+        """Wait. Raises PeerError where the Mac goes down or offline meanwhile."""
 
 
 def device_identity(device: Device, authority: Authority) -> Identity:
@@ -55,7 +56,7 @@ async def automated_profile(
         required = required_before(response.body, content_type, device.mac.os_version)
         match required:
             case UpdateRequired():
-                await _update(device, environment, required)
+                await _update(device, environment, fetcher, required)
             case SignInRequired():
                 for needed in (required.profile_url, required.manifest_url, required.auth_url):
                     await _get(fetcher, needed)
@@ -83,8 +84,8 @@ def signed_machine_info(device: Device, identity: Identity) -> bytes:
     return sign_attached(content, identity.certificate, identity.key, identity.chain)
 
 
-async def _update(device: Device, environment: Environment, required: UpdateRequired) -> None:
-    """Update macOS as the server asks for it. Raises ServerRefused if the Mac cannot."""
+async def _update(device: Device, environment: Environment, fetcher: Fetcher, required: UpdateRequired) -> None:
+    """Update macOS as the server asks for it. Raises ServerRefused if the Mac cannot, and as ``Fetcher.wait``."""
     version = required.os_version.partition(" ")[0]  # such as 16.1 (a)
     target = target_of(device, version, required.build_version) if is_newer(device, version) else None
     if target is None:
@@ -93,8 +94,7 @@ async def _update(device: Device, environment: Environment, required: UpdateRequ
             f"found {required.os_version[:80]}. Change the version that the server requires.",
             403,
         )
-    seconds = device.update_seconds() + device.update_seconds()  # download and installation
-    await deferLater(environment.clock, seconds, lambda: None)  # type: ignore[arg-type]
+    await fetcher.wait(device.update_seconds() + device.update_seconds())  # download and installation
     device.mac = device.mac.with_release(target.version, target.build)
     environment.changed(device.mac.index)
 

@@ -9,9 +9,9 @@ from agent.device.steps import CheckIn, Done, ReturnT, Steps, advance
 from agent.errors import CutShort, PeerError
 from agent.measure.operations import Moment
 from agent.net.mac.active import ActiveMac
-from agent.net.mac.background import IdentityWaits
+from agent.net.mac.faults.injection import MacOffline
 from agent.net.mac.fleet.environment import Environment
-from agent.net.mac.injection import MacOffline
+from agent.net.mac.sessions.background import IdentityWaits
 from agent.profiles.profile import Profile
 
 ENROLLED_AGAIN = "the Mac enrolled again"

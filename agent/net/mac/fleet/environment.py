@@ -20,10 +20,10 @@ from agent.net.http.faulty import ConnectionFault, FaultyConnection
 from agent.net.http.http1 import Origin
 from agent.net.http.resumption import Resumption, binding_of
 from agent.net.lom.networks import LOMNetwork
+from agent.net.mac.faults.injection import connection_fault
 from agent.net.mac.fleet.behaviour import DEFAULT_TLS_FLOOR, TLSFloor
 from agent.net.mac.fleet.keeping import Keeper
 from agent.net.mac.fleet.keys import KeyPool
-from agent.net.mac.injection import connection_fault
 from agent.net.timing import Clock, Reactor, RunClock
 from agent.net.transport.floor import FloorCheck
 from agent.net.transport.plain import Unchecked

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from agent.device.record import ActivityRecord
+from agent.device.stored.types import ActivityRecord
 
 
 class Keeper(Protocol):
@@ -37,3 +37,7 @@ class MacRecord(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=T
     """Of the command whose result is not delivered."""
     status: str = ""
     """Of that result."""
+    user_request_type: str = ""
+    """As ``request_type``, of the user channel."""
+    user_status: str = ""
+    """As ``status``, of the user channel."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.device.mac import Device
-from agent.device.packed import IdleStore
-from agent.device.user_channel import Account, UserDevice
+from agent.device.stored.packed import IdleStore
+from agent.device.users.channel import Account, UserDevice
 from agent.fleet.chance import Chance
 from agent.fleet.durations import Duration, Durations, parse_duration
 from agent.fleet.population import NoSuchMacError, Population

@@ -9,9 +9,9 @@ from agent.fleet.chance import Chance
 from agent.fleet.population import USER_CHANNEL, Population
 from agent.net.apns.behaviour import PushBehaviour, parse_delay
 from agent.net.apns.endpoint import PushEndpoint
-from agent.net.mac.exchanging import record
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.fleet.macs import Fleet
+from agent.net.mac.sessions.exchanging import record
 from agent.push.broker import Injected, Presence, PushBroker
 from agent.push.delays import PowerSaving
 from agent.push.store import Notification

@@ -20,7 +20,7 @@ from stack import Stack, stack
 from agent.errors import PeerError
 from agent.faults.decisions import Faults
 from agent.faults.rules import Rule
-from agent.lab.acme import ACMEAnswer
+from agent.lab.enrollment.acme import ACMEAnswer
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
 from agent.net.mac.client import MDMClient
 from agent.pki.issuing.attestation import attestation_authority

@@ -11,12 +11,14 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from debian import need
 from stack import Stack, stack
+from twisted.internet.defer import ensureDeferred
 
 from agent import plists
 from agent.device.answering import OfflineMac
 from agent.errors import PeerError
+from agent.fleet.durations import Constant
 from agent.fleet.population import Population
-from agent.lab.automated import AutomatedPolicy
+from agent.lab.enrollment.automated import AutomatedPolicy
 from agent.lom.requests import Dialect
 from agent.mdm.automated import RefusalMalformed, SignInRequired, UpdateRequired, required_before
 from agent.mdm.refusals import ServerRefused
@@ -170,3 +172,24 @@ def test_a_refusal_is_read_by_its_content_type(body: bytes, content_type: str, r
 def test_a_refusal_without_its_details_is_malformed(body: bytes) -> None:
     with pytest.raises(RefusalMalformed):
         required_before(body, "application/json", "27.0")
+
+
+@pytest.mark.parametrize("happens", ["cut_mains", "leave_network"])
+def test_a_mac_that_goes_down_during_the_update_does_not_enroll(run_in_reactor: Run, happens: str) -> None:
+    async def work() -> None:
+        seen: list[HTTPExchange] = []
+        behaviour = FleetBehaviour(update=Constant(0.05))
+        async with stack(1, os="26.2", behaviour=behaviour, enrolled=False, log=ExchangeLog(seen.append)) as running:
+            running.server.automated.policy = AutomatedPolicy(os_version="27.0")
+            client = running.fleet[0]
+            enrolling = ensureDeferred(enrolled(running, running.fleet))
+            await running.until(lambda: bool(seen), "the server asks for an update")
+            getattr(client, happens)()
+            with pytest.raises(PeerError):
+                await enrolling
+            assert [each.kind for each in seen] == ["enroll"]
+            assert (client.enrolled, client.device.mac.os_version) == (False, "26.2")
+            (record,) = (each for each in running.exchanges if each.operation == "enroll")
+            assert record.cut_short
+
+    run_in_reactor(work())

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 from agent.device.ddm.synchronising import synchronise
 from agent.errors import PeerError
-from agent.lab.core import Refused
+from agent.lab.mdm.core import Refused
 from agent.net.mac.client import MDMClient
 from agent.net.mac.fleet.macs import FleetBehaviour
 from agent.pki.identity import Identity

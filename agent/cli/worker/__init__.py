@@ -1,0 +1,1 @@
+"""The command ``lom-agent worker``."""

@@ -1,0 +1,1 @@
+"""What a Mac tells of itself: its properties, apps and attestation, and what its macOS supports."""

@@ -1,0 +1,1 @@
+"""What a Mac installs: profiles, apps and software updates."""

@@ -1,0 +1,1 @@
+"""FileVault and the firmware password."""

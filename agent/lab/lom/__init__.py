@@ -1,0 +1,1 @@
+"""LOM in the lab: its profiles, and its requests."""

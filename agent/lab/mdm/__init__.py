@@ -1,0 +1,1 @@
+"""The MDM protocol of the lab: messages, queues, users, declarations, pushes."""

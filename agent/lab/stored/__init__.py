@@ -1,0 +1,1 @@
+"""The state of a lab, in memory and in a file."""

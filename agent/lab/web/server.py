@@ -1,0 +1,154 @@
+"""The lab's network server: HTTPS with client certificates, on loopback by default, on Twisted's web server."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import MutableSet, Sequence
+from functools import partial
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.web.resource import Resource
+
+from agent.lab.enrollment.acme import PATH, ACMEService
+from agent.lab.enrollment.acme_server import ACMEResource
+from agent.lab.enrollment.automated import AutomatedEnrollment
+from agent.lab.enrollment.profiles import EnrollmentProfiles
+from agent.lab.enrollment.renewal import spoiled
+from agent.lab.enrollment.scep import SCEPService, spoiled_payload
+from agent.lab.lom.actions import LabLOM
+from agent.lab.mdm.core import Lab, Refused
+from agent.lab.mdm.push import LabPush
+from agent.lab.web.api import API, is_authorised
+from agent.lab.web.breaking import lab_site
+from agent.lab.web.requests import content_type_of, peer_of
+from agent.lab.web.resources import SCEPURL, XML, AssetURL, AutomatedURL, EnrollmentURL, MessageURL, PlatformSSOURL
+from agent.lab.web.tls import LabTLS
+from agent.mdm.automated import CONTENT_TYPE
+from agent.net.http.server import BoundedSite, listen
+from agent.net.transport.addresses import address_text
+from agent.pki.issuing.authorities import Authorities
+from agent.profiles.making import acme_payload, enrollment_profile, scep_payload
+
+HOST = "127.0.0.1"
+
+
+class LabServer:
+    """Serves a lab over HTTPS. ``url`` is its base URL, after ``listen``; ``token`` is the bearer token of its API.
+
+    ``push`` sends its pushes; None if the lab cannot push, so that Macs poll.
+
+    With ``scep`` the enrollment profile has a SCEP payload, with ``acme`` an ACME payload, otherwise a PKCS12. SCEP is
+    served without TLS, as by most CAs: its messages are signed and encrypted themselves. ``challenges`` and ``token``
+    continue those of an earlier process; by default there are no challenges, and the token is new. It listens at the
+    address ``host``; its certificate has ``names``, of which the first is in its URLs.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        lab: Lab,
+        authorities: Authorities,
+        *,
+        scep: bool = False,
+        acme: bool = False,
+        token: str | None = None,
+        challenges: MutableSet[str] | None = None,
+        host: str = HOST,
+        names: Sequence[str] = (HOST, "localhost"),
+    ) -> None:
+        self._host = host
+        self._name = names[0]
+        self.lab = lab
+        self.lom = LabLOM(lab, authorities, lab.defects)
+        self.authorities = authorities
+        self.url = ""
+        self.scep_url = ""
+        self.token = token or secrets.token_urlsafe(24)
+        self.push: LabPush | None = None
+        self._reactor = reactor
+        self._scep = SCEPService(authorities, challenges, lab.defects) if scep else None
+        self._acme = ACMEService(authorities, challenges, lab.defects) if acme else None
+        # 2040 bits: OpenSSL rounds its strength up to that of 2048, and accepts it.
+        weak = rsa.generate_private_key(65537, 2040) if "tls-weak-key" in lab.defects else None  # noqa: S505
+        self._identity = authorities.server_identity(names, weak)
+        self._profiles = EnrollmentProfiles(authorities, lab.defects)
+        self.automated = AutomatedEnrollment(lambda: authorities.device_authority.certificate)
+        self._ports: list[Any] = []
+
+    @property
+    def enrollment_url(self) -> str:
+        """The URL of the enrollment profile."""
+        return f"{self.url}/enroll"
+
+    @property
+    def automated_url(self) -> str:
+        """The URL of automated enrollment."""
+        return f"{self.url}/ade"
+
+    def listen(self, port: int = 0, scep_port: int = 0) -> None:
+        """Listen; port 0 selects a free port. Raises OperatorError."""
+        root: Any = Resource()
+        root.putChild(b"enroll", EnrollmentURL(self.enrollment_profile, self.lab.defects))
+        root.putChild(b"ade", AutomatedURL(self.automated, lambda: self.url, self.enrollment_profile))
+        root.putChild(b"psso", PlatformSSOURL(self.automated))
+        json_type = XML if "ddm-content-type" in self.lab.defects else b"application/json"
+        root.putChild(b"checkin", MessageURL(self.lab.check_in, json_type=json_type, defects=self.lab.defects))
+        command_type = b"application/octet-stream" if "session-content-type" in self.lab.defects else XML
+        root.putChild(b"mdm", MessageURL(self.lab.report, command_type, defects=self.lab.defects))
+        root.putChild(b"assets", AssetURL(self.lab))
+        renewal = partial(self.enrollment_profile, renews=True)
+        root.putChild(b"api", API(self._reactor, self.lab, self.lom, self.token, lambda: self.push, renewal))
+        if self._scep is not None:
+            self.lab.issued = self._scep.renewals
+            scep: Any = Resource()
+            scep.putChild(b"scep", SCEPURL(self._scep))
+            self._ports.append(listen(self._reactor, BoundedSite(scep), self._host, scep_port, what="SCEP"))
+            self.scep_url = f"http://{address_text(self._name, self._ports[-1].getHost().port)}/scep"
+        if self._acme is not None:
+            self.lab.issued = self._acme.renewals
+            root.putChild(b"acme", ACMEResource(self._acme))
+        site = lab_site(root, self.lab)
+        site.keeps_body = self._keeps_body
+        spoken = site.acceptableProtocols()
+        connections = LabTLS(self.authorities, self._identity, self.lab.defects, spoken)
+        self._ports.append(listen(self._reactor, site, self._host, port, what="The lab", tls=connections))
+        self.url = f"https://{address_text(self._name, self._ports[-1].getHost().port)}"
+        if self._acme is not None:
+            self._acme.url = self.url + PATH
+
+    def _keeps_body(self, request: Any) -> bool:
+        """Whether the sender may send a body: a Mac with a certificate of the lab, or an API client with the token.
+
+        Also a Mac that is not enrolled yet, with its signed MachineInfo. With ACME, anybody: a Mac that orders its
+        certificate has none yet, and the URL is not known here.
+        """
+        known = self._acme is not None or content_type_of(request) == CONTENT_TYPE
+        if known or is_authorised(request, self.token):
+            return True
+        try:
+            return peer_of(request)[1] is not None or "identity-none-accepted" in self.lab.defects
+        except Refused:  # answered with 403 when the request is rendered
+            return False
+
+    def enrollment_profile(self, *, renews: bool = False) -> bytes:
+        """A signed enrollment profile with a new identity, or a new challenge; ``renews``: for an enrolled Mac."""
+        if self._scep is not None:
+            challenge = self._scep.renewal_challenge() if renews else self._scep.new_challenge()
+            payload = scep_payload(self.authorities, self.scep_url, challenge)
+            payload = spoiled_payload(payload, self.lab.defects)
+        elif self._acme is not None:
+            identifier = self._acme.renewal_challenge() if renews else self._acme.new_challenge()
+            payload = acme_payload(self._acme.directory_url, identifier)
+        else:
+            payload = self._profiles.pkcs12()
+        profile = enrollment_profile(self.authorities, self.url, payload)
+        if renews and self.lab.defects:
+            profile = spoiled(profile, self.lab.defects)
+        return self._profiles.finished(profile)
+
+    def close(self) -> Deferred[Any]:
+        """Stop listening; fires when the ports are closed."""
+        ports, self._ports = self._ports, []
+        return gatherResults([port.stopListening() or succeed(None) for port in ports])

@@ -1,0 +1,1 @@
+"""What fault rules do to one Mac."""

@@ -1,0 +1,1 @@
+"""A Mac's power and presence, and its answers to LOM requests."""
