@@ -371,6 +371,23 @@ def test_filevault_is_turned_on_escrowed_and_its_key_rotated() -> None:
     assert "FDE_PersonalRecoveryKeyCMS" not in found
 
 
+def test_a_profile_of_the_user_with_the_same_identifier_leaves_the_escrow_alone() -> None:
+    device, escrow = mac(), RECIPIENTS[0]
+    user = UserDevice(device, Account.of(device.mac, network=False), Session(device.mac.udid, lambda: 0.0))
+    certificate = {
+        "PayloadType": "com.apple.security.pkcs1",
+        "PayloadContent": escrow.certificate.public_bytes(Encoding.DER),
+    }
+    vault = {"PayloadType": "com.apple.MCX.FileVault2", "Enable": "On", "Defer": True}
+    keys = {"PayloadType": "com.apple.security.FDERecoveryKeyEscrow", "Location": "a", "EncryptCertPayloadUUID": "u1"}
+    good(device, "InstallProfile", Payload=profile(vault, certificate, keys))
+    for request in ({"RequestType": "InstallProfile", "Payload": profile(certificate)},
+                    {"RequestType": "RemoveProfile", "Identifier": "filevault"}):  # fmt: skip
+        kind = request.pop("RequestType")
+        assert run(user, str(kind), channel="user", **request).status is Status.ACKNOWLEDGED
+    assert "FDE_PersonalRecoveryKeyCMS" in security(device)
+
+
 def test_recovery_lock_until_the_enrollment_ends() -> None:
     device = mac()
     assert good(device, "VerifyRecoveryLock", Password="")["PasswordVerified"] is False

@@ -135,7 +135,7 @@ def _check_channel(profile: Profile, channel: str) -> None:
 def remove_profile(device: Device, identifier: str) -> None:
     """Remove a profile other than that of the enrollment. Raises ProfileError if it is not installed."""
     removed = device.profiles.remove(identifier)
-    remove_filevault(device, identifier)
+    remove_filevault(device, removed)
     remove_content_cache(device, removed)
 
 

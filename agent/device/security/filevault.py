@@ -19,6 +19,7 @@ from agent.pki.certificates import read_certificate
 from agent.pki.scep.errors import SCEPError
 from agent.profiles.certificates import certificate_of
 from agent.profiles.profile import Payload, Profile
+from agent.profiles.store import InstalledProfile
 
 FILEVAULT = "com.apple.MCX.FileVault2"
 ESCROW = "com.apple.security.FDERecoveryKeyEscrow"
@@ -68,9 +69,9 @@ def _escrow_certificate(profile: Profile, escrow: Payload) -> x509.Certificate:
     return certificate_of(profile.payload(escrow.require(key, str), key))
 
 
-def remove_filevault(device: Device, identifier: str) -> None:
-    """The profile with this identifier is removed: the recovery key is no longer escrowed; FileVault stays on."""
-    if device.system.escrow_profile == identifier:
+def remove_filevault(device: Device, removed: InstalledProfile) -> None:
+    """A profile was removed: the recovery key is no longer escrowed where it had that payload; FileVault stays on."""
+    if ESCROW in removed.payload_types and device.system.escrow_profile == removed.identifier:
         device.system = replace(device.system, escrow=b"", escrow_profile="")
 
 
