@@ -30,5 +30,9 @@ DEFECTS = (
     Defect("checkin-unknown-500", "An unknown MessageType is answered with 500.", ("MDM-CHECKIN-13",)),
     Defect("checkin-strict-keys", "Authenticate with unknown keys is refused.", ("MDM-CHECKIN-14",)),
     Defect("checkin-needs-optional", "Authenticate without its optional keys is refused.", ("MDM-CHECKIN-05",)),
-    Defect("checkin-token-once", "TokenUpdate with the token of the one before is refused.", ("MDM-CHECKIN-06",)),
+    Defect(
+        "checkin-token-once",
+        "TokenUpdate with the token of the one before is refused.",
+        ("MDM-CHECKIN-06", "MDM-SURVIVE-06"),
+    ),
 )

@@ -18,7 +18,7 @@ from agent.device.mac import Device
 from agent.device.security.firmware import set_pending_firmware_password
 from agent.device.steps import Steps
 from agent.device.stored.record import activity_record, device_record, restore_activity, restore_device
-from agent.errors import MisuseError
+from agent.errors import MisuseError, PeerError
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.link import LinkAnswer, LinkRequest
 from agent.lom.power import PowerEvent
@@ -295,12 +295,17 @@ class MDMClient:
         seconds at most.
         """
         mac = self._parts
+        awaiting = mac.device.settings.awaiting_configuration
         mac.device.settings.awaiting_configuration = False
 
         async def steps() -> Steps[Profile]:
             return enrollment_steps(mac.device, await fetch())
 
-        await self._enroll(steps, due, polling_limit)
+        try:
+            await self._enroll(steps, due, polling_limit)
+        except PeerError:
+            mac.device.settings.awaiting_configuration = awaiting  # of the enrollment before it, if there is one
+            raise
 
     async def resume_enrollment(self, cut_short: str | None = None) -> None:
         """Continue the enrollment that another process began. Raises PeerError; it can then be continued again.

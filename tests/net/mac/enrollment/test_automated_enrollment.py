@@ -193,3 +193,15 @@ def test_a_mac_that_goes_down_during_the_update_does_not_enroll(run_in_reactor: 
             assert record.cut_short
 
     run_in_reactor(work())
+
+
+def test_an_automated_enrollment_that_fails_leaves_a_configured_mac_configured(run_in_reactor: Run) -> None:
+    async def work() -> None:
+        async with stack(1, os="27.0") as running:
+            client = running.fleet[0]
+            running.server.automated.policy = AutomatedPolicy(os_version="99.0")
+            with pytest.raises(PeerError):
+                await enrolled(running, running.fleet)
+            assert (client.enrolled, client.device.settings.awaiting_configuration) == (True, False)
+
+    run_in_reactor(work())
