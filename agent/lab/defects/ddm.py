@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.lab.defects.defect import Defect
 
 DEFECTS = (
-    Defect("ddm-tokens-keys", "The answer to tokens has its keys outside SyncTokens.", ("MDM-DDM-01",)),
+    Defect("ddm-tokens-keys", "The answer to tokens has its keys outside SyncTokens.", ("MDM-DDM-01", "MDM-DDM-13")),
     Defect("ddm-timestamp", "Timestamp has no time.", ("MDM-DDM-02",)),
     Defect("ddm-items-keys", "The declaration items lack Management.", ("MDM-DDM-03",)),
     Defect("ddm-token-differs", "The declaration items have another DeclarationsToken.", ("MDM-DDM-04",)),
