@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from conform_runs import SECONDS, authorities, played
 from conform_targets import as_webhook
+from msgspec import structs
 from twisted.internet import reactor
 
 from agent.conform.reading.sessions import accepted, refused, refused_and_stays
 from agent.conform.requirements import selected
-from agent.conform.requirements.checkin import no_push_after, token_returned
+from agent.conform.requirements.checkin import check_in_answered, no_push_after, token_returned
 from agent.conform.requirements.hostile import queue_is_not_handed_over, resumed_is_bound
 from agent.conform.requirements.identity import another_report
 from agent.conform.requirements.renewal import new_identity, same_server
@@ -166,3 +167,17 @@ def test_a_bootstrap_token_is_compared_without_being_in_the_trace() -> None:
 def test_an_identity_that_did_not_change_is_no_renewal() -> None:
     same = note(1, "renewed", udid="A", data={"before": "00", "after": "00"})
     assert outcome(new_identity, same) is Outcome.NOT_TESTED
+
+
+@pytest.mark.parametrize(
+    ("status", "http", "outcome"),
+    [
+        (200, "HTTP/2", Outcome.PASSED),
+        (403, "HTTP/2", Outcome.FAILED),
+        (None, "HTTP/1.1", Outcome.FAILED),  # the server closed the connection
+        (None, "", Outcome.NOT_TESTED),  # the Mac refused the server
+    ],
+)
+def test_a_message_that_never_left_the_mac_is_not_judged(status: int | None, http: str, outcome: Outcome) -> None:
+    record = structs.replace(sent(1, status, "Authenticate", http=http, error="refused"), kind="checkin")
+    assert check_in_answered(Evidence([record]), "Authenticate").outcome is outcome

@@ -15,6 +15,9 @@ from agent.conform.verdicts.requirement import Finding, Level, Requirement, Sour
 def check_in_answered(evidence: Evidence, message_type: str) -> Finding:
     """Every check-in message of this type is answered with 200."""
     sent = evidence.exchanges("checkin", message_type=message_type)
+    unsent = [each for each in sent if each.status is None and not each.http]
+    if unsent:  # the Mac refused the server, or there was no connection
+        return not_tested(f"{message_type} could not be sent: {unsent[0].error}.", *unsent)
     if not sent:
         return not_tested(f"No Mac sent {message_type}.")
     for each in sent:
