@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterable
 from itertools import count
@@ -12,6 +13,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
 from agent.errors import PeerError
@@ -256,3 +258,25 @@ def test_closed_loop_does_not_start_all_at_once_in_one_turn() -> None:
         track.clock.advance(0.0)
     assert turns[:3] == [2, 4, 6]
     running.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+
+
+def test_closed_loop_that_is_cancelled_before_all_began_leaves_no_unhandled_error() -> None:
+    track, now = Track(), [0.0]
+    logged: list[dict[str, object]] = []
+
+    async def work(target: int, due: Moment) -> None:
+        track.begun.append((target, 0.0, due.ticks))
+        now[0] += TURN_SECONDS
+        await Deferred()
+
+    track.pace._clock = cast(Clock, SimpleNamespace(seconds=lambda: now[0], callLater=track.clock.callLater))
+    globalLogPublisher.addObserver(logged.append)
+    try:
+        running = Deferred.fromCoroutine(track.pace.closed(range(8), 8, work))
+        track.clock.advance(0.0)
+        assert 0 < len(track.begun) < 8
+        running.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+        gc.collect()  # an error that nobody has taken is logged then
+    finally:
+        globalLogPublisher.removeObserver(logged.append)
+    assert logged == []

@@ -215,6 +215,7 @@ class Pace:
             await gatherResults(running, consumeErrors=True)
         except (FirstError, CancelledError) as error:
             for deferred in running:
+                deferred.addErrback(_cancelled)  # nobody gathers them where they did not all begin
                 deferred.cancel()
             if isinstance(error, FirstError):
                 error.subFailure.raiseException()
@@ -298,3 +299,7 @@ class Pace:
     def _raise_defect(self) -> None:
         if self._defect is not None:
             raise self._defect
+
+
+def _cancelled(failure: Failure) -> None:
+    failure.trap(CancelledError)
