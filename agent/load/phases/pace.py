@@ -302,4 +302,5 @@ class Pace:
 
 
 def _cancelled(failure: Failure) -> None:
-    failure.trap(CancelledError)
+    if not isinstance(failure.value, CancelledError):
+        failure.raiseException()
