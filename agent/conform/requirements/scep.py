@@ -32,7 +32,10 @@ def strong_algorithms(evidence: Evidence) -> Finding:
         words = {line.strip().lower() for line in str(each.response.value or "").splitlines()}
         if "scepstandard" not in words and not {"sha-256", "aes"} <= words:
             return failed("SCEPStandard, or SHA-256 and AES", ", ".join(sorted(words))[:200] or "none", each)
-    return passed(*exchanges) if exchanges else not_tested("The CA did not answer GetCACaps with 200.")
+    if exchanges:
+        return passed(*exchanges)
+    asked = operations(evidence, "GetCACaps")
+    return not_tested("The CA did not answer GetCACaps with 200." if asked else unasked(evidence))
 
 
 def certificate_type(evidence: Evidence) -> Finding:

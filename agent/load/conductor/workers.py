@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
@@ -48,7 +49,7 @@ ABORTED = "the run was stopped because a worker was lost (load.on_loss)"
 _log = Logger()
 
 
-class WorkersOfRun(RunFacts):
+class WorkersOfRun(RunFacts, ABC):
     """The conductor's view of its workers. The conductor sets these attributes."""
 
     scenario: Scenario
@@ -63,9 +64,9 @@ class WorkersOfRun(RunFacts):
     _closing: bool
     _aborted: bool
 
+    @abstractmethod
     def _plan(self, number: int) -> ShardPlan:
         """The plan of a worker, which has joined."""
-        raise NotImplementedError
 
     # Called by the control link.
 

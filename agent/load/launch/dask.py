@@ -10,9 +10,10 @@ import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from importlib import import_module
 from typing import Any
+
+from twisted.logger import Logger
 
 from agent.errors import OperatorError
 from agent.load.control.joining import without_secret
@@ -24,6 +25,7 @@ CLIENT_SECONDS = 10.0  # in which the scheduler answers
 CLOSE_SECONDS = 2.0
 _DIGEST_BYTES = 32  # SHA-256
 _MAX_PORT = 65535
+_log = Logger()
 _START = f"dask worker SCHEDULER --resources {RESOURCE}=1"
 
 
@@ -117,8 +119,10 @@ class DaskLauncher:
     def close(self) -> None:
         """Leave the cluster."""
         if self._client is not None:
-            with suppress(Exception):  # the scheduler may be gone; the results are here
+            try:
                 self._client.close(CLOSE_SECONDS)
+            except Exception as error:  # noqa: BLE001  # the scheduler may be gone; the results are here
+                _log.info("the Dask client was not closed in order: {error}", error=error)
 
 
 def places(workers: Mapping[str, Mapping[str, Any]], shards: int) -> list[str]:
