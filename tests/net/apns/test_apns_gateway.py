@@ -323,7 +323,8 @@ def test_malformed_frames_close_the_connection_with_goaway(
 
 
 def still_serves(running: RunningGateway) -> bool:
-    """Whether another connection is served."""
+    """Whether another connection, of a peer that may be slow, is served."""
+    running.use_default_limits()
     peer = Peer(running)
     peer.start()
     stream_id = peer.request()
