@@ -30,6 +30,16 @@ class Finder:
             os.kill(os.getpid(), {number})
 sys.meta_path.insert(0, Finder())
 """
+KILLED_EARLY = """
+import os
+import agent.load.shard.shard
+work = agent.load.shard.shard.Shard._work
+def killed(self, plan):
+    if plan.shard == 1:
+        os.kill(os.getpid(), 9)
+    return work(self, plan)
+agent.load.shard.shard.Shard._work = killed
+"""
 BROKEN_LINK = """
 import agent.load.shard.shard
 tell = agent.load.shard.shard.Shard._tell_second
@@ -232,3 +242,12 @@ def test_worker_without_control_link_is_lost(tmp_path: Path, act: str) -> None:
         left(run, tmp_path)
         assert re.search(r"worker 1.* control link", run.results["incomplete_because"])
         assert run.results["phases"][1]["ended_s"] is None
+
+
+def test_worker_killed_before_it_is_ready_means_that_the_run_did_not_start(tmp_path: Path) -> None:
+    with started_run(tmp_path, 6, *outputs(tmp_path), patch=KILLED_EARLY) as run:
+        assert run.end() == 2, run.said
+        assert re.search(r"worker 1\b.*(killed|died|crashed)", run.said)
+        wait_until_gone(run.process.pid)
+        assert not (tmp_path / "results.json").exists()
+        assert not (tmp_path / "junit.xml").exists()
