@@ -17,7 +17,7 @@ import pytest
 from asn1crypto import algos, cms, core, pkcs12
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -27,6 +27,7 @@ from debian import need
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from rsa_keys import rsa_key
 from strategies_mdm import changed
 
 from agent.pki import der
@@ -148,7 +149,7 @@ def test_certificate_of_the_key_is_chosen_at_any_position() -> None:
 
 
 def test_an_rsa_identity_is_read() -> None:
-    identity = ROOT.issue("rsa", CLIENT_USAGE, key=rsa.generate_private_key(65537, 2048))
+    identity = ROOT.issue("rsa", CLIENT_USAGE, key=rsa_key())
     assert same(load_pkcs12(dump_pkcs12(identity, PASSWORD, "rsa"), PASSWORD), identity)
 
 

@@ -9,10 +9,10 @@ import warnings
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from rsa_keys import rsa_key
 from scep_parties import (
     CA,
     CA_KEY,
@@ -211,7 +211,7 @@ def test_scep_needs_rsa_keys() -> None:
 
 
 def test_scep_works_with_apples_default_key_size() -> None:
-    key = rsa.generate_private_key(65537, 1024)
+    key = rsa_key(1024)
     request = csr.build_csr(key, SUBJECT)
     words = parse_caps(b"SHA-512")
     question = client.build_pki_message(request, key, CA_PARTS, words, "T", NONCE, now=NOW)
