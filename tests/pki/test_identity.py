@@ -88,6 +88,7 @@ WRITINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", WRITINGS.values(), ids=WRITINGS.keys())
 def test_pkcs12_of_openssl_is_read_with_its_password_only(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     blob = exported(tmp_path, MAC, *arguments, chain=ROOT.identity)
@@ -347,6 +348,7 @@ def test_changed_pkcs12_is_refused() -> None:
         load_pkcs12(edited(drop_certificates), PASSWORD)
 
 
+@pytest.mark.slow
 def test_unsupported_encryption_is_not_reported_as_a_wrong_password(tmp_path: Path) -> None:
     (tmp_path / "legacy.p12").write_bytes(exported(tmp_path, MAC, "-legacy"))
     program = (
