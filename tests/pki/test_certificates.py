@@ -94,7 +94,7 @@ def test_too_large_certificate_is_refused_before_parsing(read: Callable[[bytes],
 
 
 @given(hostile(GOOD, *ODD.values()))
-@examples(400)
+@examples(150, explored=400)
 def test_any_bytes_are_a_certificate_or_certificate_error(octets: bytes) -> None:
     for read in (read_certificate, read_certificates, read_pem):
         for given_octets in (octets, pem_of(octets)):
@@ -165,7 +165,7 @@ def test_every_reader_refuses_an_unreadable_certificate_with_its_own_error(
 
 @each_caller
 @given(octets=hostile(GOOD))
-@examples(40)
+@examples(15, explored=40)
 def test_every_reader_gives_a_certificate_or_its_own_error_for_any_bytes(
     read: Callable[[bytes], object], error: type[Exception], octets: bytes
 ) -> None:
@@ -257,7 +257,7 @@ def test_chain_with_an_odd_certificate_is_judged_or_refused(
 
 
 @given(hostile(GOOD), st.sampled_from(JUDGES))
-@examples(150)
+@examples(60, explored=150)
 def test_a_chain_of_any_certificates_is_judged_or_refused(
     octets: bytes, judge: Callable[[x509.Certificate], str]
 ) -> None:

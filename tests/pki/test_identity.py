@@ -194,7 +194,7 @@ PLAIN = _packed(MAC.key, [MAC.certificate])
 
 
 @given(st.data())
-@examples(150)
+@examples(60, explored=150)
 def test_any_bytes_are_an_identity_or_an_identity_error(data: st.DataObject) -> None:
     blob = data.draw(changed(PACKED) | changed(PLAIN) | st.binary(max_size=100))
     with contextlib.suppress(IdentityError):

@@ -239,7 +239,7 @@ ENVELOPE = close_envelope(CSR, CA.certificate, Cipher.DES3_CBC)
 
 
 @given(hostile(QUESTION, POLL, REPLY, REFUSAL))
-@examples(300)
+@examples(100, explored=300)
 def test_any_message_is_read_or_a_scep_error(data: bytes) -> None:
     with contextlib.suppress(SCEPError):
         receive(data)
@@ -248,7 +248,7 @@ def test_any_message_is_read_or_a_scep_error(data: bytes) -> None:
 
 
 @given(hostile(ENVELOPE, certificates_only([CA.certificate])))
-@examples(60)
+@examples(25, explored=60)
 def test_signed_content_can_be_any_bytes(data: bytes) -> None:
     """Behind a good signature: an envelope of any bytes, and any bytes in an envelope."""
     for envelope in (data, close_envelope(data, CA.certificate, Cipher.AES_128_CBC)):
