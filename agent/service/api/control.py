@@ -237,6 +237,10 @@ class _Application:
 
         return add
 
+    def problem(self, request: Any, failure: Failure) -> bytes:
+        """The answer to a request that failed."""
+        return _problem(request, failure)
+
     def resource(self) -> Any:
         """The resource of Twisted."""
         return _rules(tuple(self._rules)).__get__(self, _Application).resource()
@@ -254,13 +258,10 @@ def _rules(rules: tuple[tuple[str, str, str], ...]) -> Any:
 
         return handle
 
-    def problem(_application: _Application, request: Any, failure: Failure) -> bytes:
-        return _problem(request, failure)
-
     app = Klein()
     for path, method, endpoint in rules:
         app.route(path, methods=[method], endpoint=endpoint)(hand_on(endpoint))
-    app.handle_errors(Exception)(problem)
+    app.handle_errors(Exception)(_Application.problem)
     return app
 
 
