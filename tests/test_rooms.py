@@ -161,6 +161,7 @@ def test_a_room_imports_only_from_rooms_above_it() -> None:
     assert wrong_arrows(FOLDER) == []
 
 
+@pytest.mark.slow
 def test_the_rooms_without_io_load_no_twisted() -> None:
     names = modules(WITHOUT_IO)
     assert {"agent.errors", "agent.plists", "agent.mdm.session", "agent.device.mac"} <= set(names)
@@ -184,6 +185,7 @@ def test_only_cli_modules_import_a_reactor() -> None:
     assert found <= set(FRONT_DOORS)
 
 
+@pytest.mark.slow
 def test_other_modules_load_without_a_reactor() -> None:
     behind = tuple(room for room in ROOMS if room not in FRONT_DOORS)
     assert "twisted.internet.reactor" not in loaded_by(modules(behind))

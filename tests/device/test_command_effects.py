@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.hazmat.primitives.serialization.pkcs7 import pkcs7_decrypt_der
 from msgspec.structs import replace
+from rsa_keys import rsa_key
 
 from agent.device.answering import OfflineMac
 from agent.device.commands import carry_out
@@ -317,7 +317,7 @@ def test_settings_of_apps_and_bluetooth_need_their_own_rights() -> None:
 # Security.
 
 
-RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+RSA_KEY = rsa_key()
 RECIPIENTS = [AUTHORITIES[0].issue(name, Usage(), key=RSA_KEY) for name in ("escrow", "reply")]
 
 

@@ -580,6 +580,7 @@ def test_the_answer_command_prints_the_plist(tmp_path: Path) -> None:
         assert plistlib.loads(done.stdout)["Status"] == status
 
 
+@pytest.mark.slow
 def test_the_answer_command_reads_standard_input(tmp_path: Path) -> None:
     octets = plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": "LOMSetupRequest"}})
     path = tmp_path / "command.plist"

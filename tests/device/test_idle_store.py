@@ -21,7 +21,7 @@ def idle_store() -> IdleStore:
     return IdleStore(make, (BOOT, DEFAULT_TIMING))
 
 
-@examples(60)
+@examples(25, explored=60)
 @given(st.integers(0, 2), st.lists(st.tuples(st.sampled_from(EVENTS), st.booleans()), max_size=8))
 def test_a_restored_device_is_the_same_device(index: int, story: list[tuple[Event, bool]]) -> None:
     here, unstored, stored = idle_store(), make(index), make(index)

@@ -128,6 +128,7 @@ def shake_hands(client: SSL.Connection, server: SSL.Connection) -> bool:
 both_roles = pytest.mark.parametrize("role", ROLES)
 
 
+@pytest.mark.slow
 @both_roles
 @pytest.mark.parametrize("name", CASES)
 def test_memory_and_tls_agree_with_the_table(name: str, role: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from examples import examples
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -160,3 +161,4 @@ class Segment(RuleBasedStateMachine):
 
 
 TestSegment = Segment.TestCase
+TestSegment.settings = examples(25, explored=50)

@@ -243,6 +243,6 @@ class AnyCall(RuleBasedStateMachine):
 
 
 TestDelivery = Delivery.TestCase
-TestDelivery.settings = settings(examples(150), stateful_step_count=40)
+TestDelivery.settings = settings(examples(60, explored=150), stateful_step_count=40)
 TestAnyCall = AnyCall.TestCase
-TestAnyCall.settings = settings(examples(50), stateful_step_count=40)
+TestAnyCall.settings = settings(examples(25, explored=50), stateful_step_count=40)

@@ -17,7 +17,7 @@ import pytest
 from asn1crypto import algos, cms, core, pkcs12
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -27,6 +27,7 @@ from debian import need
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from rsa_keys import rsa_key
 from strategies_mdm import changed
 
 from agent.pki import der
@@ -87,6 +88,7 @@ WRITINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", WRITINGS.values(), ids=WRITINGS.keys())
 def test_pkcs12_of_openssl_is_read_with_its_password_only(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     blob = exported(tmp_path, MAC, *arguments, chain=ROOT.identity)
@@ -148,7 +150,7 @@ def test_certificate_of_the_key_is_chosen_at_any_position() -> None:
 
 
 def test_an_rsa_identity_is_read() -> None:
-    identity = ROOT.issue("rsa", CLIENT_USAGE, key=rsa.generate_private_key(65537, 2048))
+    identity = ROOT.issue("rsa", CLIENT_USAGE, key=rsa_key())
     assert same(load_pkcs12(dump_pkcs12(identity, PASSWORD, "rsa"), PASSWORD), identity)
 
 
@@ -192,7 +194,7 @@ PLAIN = _packed(MAC.key, [MAC.certificate])
 
 
 @given(st.data())
-@examples(150)
+@examples(60, explored=150)
 def test_any_bytes_are_an_identity_or_an_identity_error(data: st.DataObject) -> None:
     blob = data.draw(changed(PACKED) | changed(PLAIN) | st.binary(max_size=100))
     with contextlib.suppress(IdentityError):
@@ -252,7 +254,7 @@ def costly_key(_pfx: pkcs12.Pfx, parts: list[cms.ContentInfo]) -> None:
 def many_certificates(_pfx: pkcs12.Pfx, parts: list[cms.ContentInfo]) -> None:
     part = certificates_part(parts)
     set_rounds(part["content"]["encrypted_content_info"]["content_encryption_algorithm"], MAX_KDF_ROUNDS)
-    parts[:] = [part] * 20 + [with_key_bags(key_bags(parts))]
+    parts[:] = [part] * 5 + [with_key_bags(key_bags(parts))]
 
 
 def no_rounds(pfx: pkcs12.Pfx, _parts: list[cms.ContentInfo]) -> None:
@@ -346,6 +348,7 @@ def test_changed_pkcs12_is_refused() -> None:
         load_pkcs12(edited(drop_certificates), PASSWORD)
 
 
+@pytest.mark.slow
 def test_unsupported_encryption_is_not_reported_as_a_wrong_password(tmp_path: Path) -> None:
     (tmp_path / "legacy.p12").write_bytes(exported(tmp_path, MAC, "-legacy"))
     program = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from rsa_keys import rsa_key, rsa_keys
 from twisted.internet.task import Clock
 
 from agent.pki.cms import mdm_signature_signer
@@ -12,7 +12,7 @@ from agent.pki.issuing.authority import CLIENT_USAGE, Authority
 from agent.pki.mdm_signatures import Signatures
 
 CA = Authority.create("CA")
-RSA = CA.issue("rsa", CLIENT_USAGE, key=rsa.generate_private_key(65537, 2048))
+RSA = CA.issue("rsa", CLIENT_USAGE, key=rsa_key())
 EC = CA.issue("ec", CLIENT_USAGE)
 IDLE = b"<dict><key>Status</key><string>Idle</string></dict>"
 RESULT = b"<dict><key>CommandUUID</key><string>1</string></dict>"
@@ -55,7 +55,7 @@ def test_result_between_two_idle_reports_does_not_end_the_reuse() -> None:
 
 def test_each_identity_and_body_has_its_own_signature() -> None:
     signatures = Signatures(300.0, lambda: 10.0)
-    other = CA.issue("other", CLIENT_USAGE, key=rsa.generate_private_key(65537, 2048))
+    other = CA.issue("other", CLIENT_USAGE, key=rsa_keys()[1])
     for identity in (RSA, other):
         for body in (IDLE, IDLE + b" "):
             assert mdm_signature_signer(signatures.header(body, identity), body) == identity.certificate

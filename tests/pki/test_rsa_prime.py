@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
+from rsa_keys import rsa_key, rsa_keys
 
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import CLIENT_USAGE, Authority
@@ -15,7 +16,7 @@ ROOT = Authority.create("Root")
 
 @pytest.mark.parametrize("bits", [1024, 2048])
 def test_rsa_key_survives_a_round_trip(bits: int) -> None:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    key = rsa_key(bits)
     identity = ROOT.issue("mac", CLIENT_USAGE, key=key)
     certificate, octets = identity.octets
     numbers = key.private_numbers()
@@ -28,7 +29,7 @@ def test_rsa_key_survives_a_round_trip(bits: int) -> None:
 
 
 def test_key_of_another_certificate_is_stored_in_full() -> None:
-    one, other = (rsa.generate_private_key(public_exponent=65537, key_size=1024) for _ in range(2))
+    one, other = rsa_keys(1024)
     mixed = Identity(ROOT.issue("mac", CLIENT_USAGE, key=one).certificate, other)
     assert prime_of(mixed.certificate, mixed.octets[1]) == b""
     curve = ROOT.issue("mac", CLIENT_USAGE)

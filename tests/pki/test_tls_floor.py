@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from rsa_keys import rsa_key
 
 from agent.pki.tls_floor import Handshake, faults
 
@@ -55,9 +56,9 @@ def test_versions_and_cipher_suites(version: str, cipher: str, extended: bool | 
     [
         (None, []),
         (STRONG, []),
-        (Certificate(rsa.generate_private_key(65537, 2048), hashes.SHA384()), []),
+        (Certificate(rsa_key(), hashes.SHA384()), []),
         (Certificate(ed25519.Ed25519PrivateKey.generate(), None), []),
-        (Certificate(rsa.generate_private_key(65537, 1024), hashes.SHA256()), ["key"]),
+        (Certificate(rsa_key(1024), hashes.SHA256()), ["key"]),
         (Certificate(ec.generate_private_key(ec.SECP224R1()), hashes.SHA256()), ["key"]),
         (Certificate(STRONG, hashes.SHA1()), ["signature"]),
         (Certificate(ValueError(), hashes.SHA256()), ["key"]),

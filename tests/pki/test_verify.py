@@ -447,7 +447,7 @@ def test_a_certificate_that_only_openssl_reads_is_refused(
 
 
 @given(changed(DER), st.sampled_from([device_judge(NAME), controller_judge, server_judge(NAME)]), st.integers(0, 90))
-@examples(150)
+@examples(60, explored=150)
 def test_any_certificate_is_identified_or_refused(octets: bytes, judge: Judge, error: int) -> None:
     try:
         certificate = crypto.load_certificate(crypto.FILETYPE_ASN1, octets)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs7
 from debian import need
 from profile_parts import IDENTITY, ROOT, mdm, payload, pkcs12, profile_dict, root, scep
+from rsa_keys import rsa_key
 
 from agent.device.mac import Device
 from agent.fleet.population import Population
@@ -25,7 +25,7 @@ from agent.profiles.scep import scep_of
 from agent.profiles.variables import expand
 
 MAC = Population("leniency", 3)[1]
-SIGNER = ROOT.issue("signer", CLIENT_USAGE, key=rsa.generate_private_key(65537, 2048))
+SIGNER = ROOT.issue("signer", CLIENT_USAGE, key=rsa_key())
 
 
 def read(blob: bytes) -> tuple[Profile, list[str]]:

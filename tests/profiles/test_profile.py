@@ -432,7 +432,7 @@ profiles = st.lists(good_payloads | st.sampled_from(GOOD) | values, max_size=4).
 
 
 @given(profiles | broken_plists(profiles) | changed(dump_xml(profile_dict(*GOOD))))
-@examples(150)
+@examples(60, explored=150)
 def test_any_plist_is_a_profile_or_a_known_error(octets: bytes | dict[str, Any]) -> None:
     with contextlib.suppress(ProfileError, PlistError):
         everything(read_profile(octets if isinstance(octets, bytes) else dump_xml(octets)))

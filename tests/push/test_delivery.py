@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from apns_parties import NOW, PROVIDER, TOPIC, SettableMacs, fields, payload
+from examples import examples
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -265,3 +266,4 @@ class StoreAndForward(RuleBasedStateMachine):
 
 
 TestStoreAndForward = StoreAndForward.TestCase
+TestStoreAndForward.settings = examples(25, explored=50)

@@ -256,6 +256,7 @@ def test_resources_are_measured():
     assert 1024 < after.max_rss_kib < 64 * 1024 * 1024
 
 
+@pytest.mark.slow
 def test_cpu_of_earlier_children_does_not_count():
     burn = "sum(number * number for number in range(3_000_000))"
     subprocess.run([sys.executable, "-c", burn], check=True)

@@ -35,12 +35,13 @@ from agent.pki.issuing.authorities import Authorities
 from agent.pki.pem import certificate_pem
 from agent.state.fleet import FleetState
 
-pytestmark = [pytest.mark.slow, pytest.mark.hypothesis]  # `tox -e explore` kills five times as often
+pytestmark = [pytest.mark.slow, pytest.mark.hypothesis]  # `tox -e explore` kills ten times as often
 
-KILLS = 12  # in each of the runs, which are short: each has to end in the time of one test
-RUNS = 84 if settings.default.max_examples > USUAL_EXAMPLES else 17  # 1,000 kills, or 200
-MACS = 3  # the last of them enrolls anew now and then
 LAST_STEP = 100
+KILLS = 10  # in each of the runs, which are short: each has to end in the time of one test
+RUNS_OF_ALL_STEPS = LAST_STEP // KILLS  # each of the steps is killed at once
+RUNS = RUNS_OF_ALL_STEPS * (10 if settings.default.max_examples > USUAL_EXAMPLES else 1)
+MACS = 3  # the last of them enrolls anew now and then
 QUEUED = 2  # commands of each Mac that the server holds ready
 SERVER = Path(__file__).parent.parent / "support" / "killed_fleet.py"
 POPULATION = Population("killed", MACS, MACS)
@@ -207,15 +208,23 @@ def test_a_fleet_that_is_killed_loses_no_result_and_no_identity(
             "macs": MACS,
             "executions": str(judge.executions),
         }
-        for _ in range(KILLS):
+        for step in steps_of(seed):
             judge.queue()
-            await killer.run(chance.randint(1, LAST_STEP), chance.choice([MACS - 1, -1, -1]))
+            await killer.run(step, chance.choice([MACS - 1, -1, -1]))
             judge.judge()
         await finish(judge, killer)
         killer.runs += 1
         await server.close()
 
     run_in_reactor(test())
+
+
+def steps_of(seed: int) -> list[int]:
+    """The steps at which the fleets of a run are killed: consecutive runs have all of them in random order."""
+    whole, part = divmod(seed, RUNS_OF_ALL_STEPS)
+    steps = list(range(1, LAST_STEP + 1))
+    random.Random(whole).shuffle(steps)
+    return steps[part * KILLS : (part + 1) * KILLS]
 
 
 async def finish(judge: Judge, killer: Killer) -> None:

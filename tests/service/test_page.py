@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -278,8 +277,8 @@ def test_without_a_token_it_asks_for_one(browser: Browser, service: Service, pag
     assert browser.run("location.href") == f"{service.url}/"
 
 
-def test_axe_finds_nothing_serious(page: Browser, client: httpx.Client, tmp_path: Path) -> None:
-    page.run(axe_script(tmp_path) + ";0")
+def test_axe_finds_nothing_serious(page: Browser, client: httpx.Client, pytestconfig: pytest.Config) -> None:
+    page.run(axe_script(pytestconfig.cache.mkdir("axe-core")) + ";0")
     client.post("/v1/rules", json={"on": "session", "do": "delay", "seconds": 0.01}).raise_for_status()
     client.post("/v1/macs/1/power", json={"action": "pull_the_plug"}).raise_for_status()
     open_first_mac(page)

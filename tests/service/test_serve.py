@@ -101,9 +101,13 @@ def test_the_macs_of_the_start_enroll_with_the_profile_of_enroll(tmp_path: Path)
             assert (ready["lab"], ready["apns"]) == (None, None)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_ends_it_and_leaves_nothing(tmp_path: Path, number: int, status: int) -> None:
-    with serving_installed(tmp_path, "--lab", "--devices", "3") as (ready, process):
+@pytest.mark.parametrize(
+    ("start", "number", "status"),
+    [(serving_installed, signal.SIGINT, 130), (serving, signal.SIGTERM, 143), (serving, signal.SIGHUP, 129)],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
+)
+def test_a_signal_ends_it_and_leaves_nothing(tmp_path: Path, start: Any, number: int, status: int) -> None:
+    with start(tmp_path, "--lab", "--devices", "3") as (ready, process):
         with client_of(ready) as control:
             control.post("/v1/macs/0/enroll", json={}).raise_for_status()
         process.send_signal(number)

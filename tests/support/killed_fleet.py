@@ -28,6 +28,7 @@ import agent.service.restoring
 from agent.cli.reactor import the_reactor
 from agent.device.stored.types import DeviceRecord
 from agent.faults.decisions import RuleRecord
+from agent.mdm.facts import of_kind
 from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.mac.fleet.keeping import MacRecord
 from agent.net.mac.sessions.sessions import Sessions
@@ -137,6 +138,8 @@ def main() -> None:
     """Fork a fleet for each line."""
     for kind in (DeviceRecord, MacRecord, RuleRecord):
         msgspec.msgpack.Decoder(kind)  # the types keep what this makes
+    for facts in ("command", "payload"):
+        of_kind(facts)
     gc.freeze()  # what is here is neither looked through nor copied in each fleet
     for line in sys.stdin:
         what = json.loads(line)

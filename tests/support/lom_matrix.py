@@ -15,9 +15,10 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from odd_certificates import UNREADABLE, edited, signed_by_sha1
+from rsa_keys import rsa_key
 
 from agent.pki.identity import Identity, PrivateKey
 
@@ -105,15 +106,12 @@ def build(case: Case, role: ExtendedKeyUsageOID) -> Built:
 
 
 _serial = iter(range(1000, 10**9))
-_RSA_KEYS: dict[str, rsa.RSAPrivateKey] = {}
 
 
 def _key(kind: str) -> PrivateKey:
     if kind == "P-256":
         return ec.generate_private_key(ec.SECP256R1())
-    if kind not in _RSA_KEYS:
-        _RSA_KEYS[kind] = rsa.generate_private_key(65537, int(kind.removeprefix("RSA-")))
-    return _RSA_KEYS[kind]
+    return rsa_key(int(kind.removeprefix("RSA-")))
 
 
 def _make(

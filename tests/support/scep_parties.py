@@ -8,9 +8,10 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from debian import need
+from rsa_keys import rsa_keys
 
 from agent.pki.identity import Identity, PrivateKey
 from agent.pki.scep import ca as ca_side
@@ -20,7 +21,7 @@ from agent.pki.scep.caps import LAB_CAPABILITIES, Capabilities
 from agent.pki.scep.messages import MessageType, open_message
 
 NOW = datetime.now(UTC)
-CA_KEY, MAC_KEY, OTHER_KEY = (rsa.generate_private_key(65537, 2048) for _ in range(3))
+CA_KEY, MAC_KEY, OTHER_KEY = rsa_keys()[:3]
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 NONCE, CA_NONCE = b"n" * 16, b"c" * 16
 SUBJECT = [[["O", "Example"]], [["CN", "mac-1.example.org"]]]

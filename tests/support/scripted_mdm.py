@@ -125,7 +125,7 @@ class ScriptedMDM:
             await client.enroll_at(self.url)
 
     async def check_all_work(self) -> None:
-        """Every Mac carries a command out, and nothing of an earlier one is left."""
+        """Every Mac carries a command out, and nothing of an earlier one is left; its session has ended then."""
         for client in self.macs:
             command_uuid = f"check {client.index} {len(self.taken)}"
             ended = self.endings("command", client).count("good")
@@ -134,6 +134,7 @@ class ScriptedMDM:
             await until(lambda: self.endings("command", client).count("good") == ended + 1)  # noqa: B023
             (result,) = self.taken[udid(client), command_uuid]
             assert result["Status"] == "Acknowledged"
+        await until(lambda: all(client.open_session is None for client in self.macs))
 
 
 def udid(client: MDMClient) -> str:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import rsa
+from rsa_keys import rsa_key, rsa_keys
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -35,14 +35,9 @@ SECONDS = 20.0  # after which something that should happen did not: far beyond w
 
 
 @cache
-def _scep_authority() -> Authority:
+def scep_authority() -> Authority:
     """Of every lab of this process: to make an RSA key takes longer than the rest of a lab."""
-    return Authorities().scep
-
-
-@cache
-def _rsa_key(bits: int) -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    return Authority.create("SCEP CA of the tests", key=rsa_keys()[3], decrypts=True)
 
 
 class _KeysOfThisProcess(KeyPool):
@@ -50,7 +45,7 @@ class _KeysOfThisProcess(KeyPool):
 
     def _make(self, bits: int) -> _Key:
         key = _Key()
-        key.set(_rsa_key(bits))
+        key.set(rsa_key(bits))
         return key
 
 
@@ -76,7 +71,7 @@ class Stack:
     ) -> None:
         self.exchanges: list[Exchange] = []
         self.warnings: list[str] = []
-        authorities = Authorities({"scep": _scep_authority()} if scep else None)
+        authorities = Authorities({"scep": scep_authority()} if scep else None)
         self.server = LabServer(reactor, Lab(), authorities, scep=scep, acme=acme)
         self.lab = self.server.lab
         self.reports: list[tuple[str, int]] = []

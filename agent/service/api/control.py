@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.resources import files
 from inspect import isawaitable
 from ipaddress import ip_address
@@ -208,11 +208,8 @@ def _check_path(parts: list[bytes]) -> None:
 
 
 def _app(api: Any, routes: Sequence[Route], live: Callable[[], LiveView], title: str, *, page: bool) -> Any:
-    """The klein application: a handler for each route, for the page, the OpenAPI document and the metrics."""
-    # Imported here because it imports the reactor, which only the command line may choose.
-    from klein import Klein
-
-    app = Klein()
+    """The application: a handler for each route, for the page, the OpenAPI document and the metrics."""
+    app = _Application()
     for route in routes:
         app.route(route.path, methods=[route.method], endpoint=route.name)(_handler(api, route))
     _static(app, "/openapi.json", "openapi", JSON, partial(_openapi, tuple(routes), title))
@@ -221,7 +218,50 @@ def _app(api: Any, routes: Sequence[Route], live: Callable[[], LiveView], title:
         _static(app, f"/page/{name}", f"page {name}", media, partial(bytes, octets))
         if name == "index.html":
             _static(app, "/", "page", media, partial(bytes, octets))
-    app.handle_errors(Exception)(_problem)
+    return app
+
+
+class _Application:
+    """The handlers of one server, by endpoint, behind the rules that all servers with the same paths share."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Callable[..., Any]] = {}
+        self._rules: list[tuple[str, str, str]] = []
+
+    def route(self, path: str, *, methods: Sequence[str], endpoint: str) -> Callable[[Callable[..., Any]], None]:
+        """A decorator for the handler of these requests."""
+
+        def add(handler: Callable[..., Any]) -> None:
+            self.handlers[endpoint] = handler
+            self._rules.extend((path, method, endpoint) for method in methods)
+
+        return add
+
+    def problem(self, request: Any, failure: Failure) -> bytes:
+        """The answer to a request that failed."""
+        return _problem(request, failure)
+
+    def resource(self) -> Any:
+        """The resource of Twisted."""
+        return _rules(tuple(self._rules)).__get__(self, _Application).resource()
+
+
+@cache
+def _rules(rules: tuple[tuple[str, str, str], ...]) -> Any:
+    """The klein application for any _Application with these rules: werkzeug takes a millisecond to compile each."""
+    # Imported here because it imports the reactor, which only the command line may choose.
+    from klein import Klein
+
+    def hand_on(endpoint: str) -> Callable[..., Any]:
+        def handle(application: _Application, request: Any, **path: str) -> Any:
+            return application.handlers[endpoint](request, **path)
+
+        return handle
+
+    app = Klein()
+    for path, method, endpoint in rules:
+        app.route(path, methods=[method], endpoint=endpoint)(hand_on(endpoint))
+    app.handle_errors(Exception)(_Application.problem)
     return app
 
 

@@ -9,9 +9,9 @@ import pytest
 from conftest import RunInReactor
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
+from rsa_keys import rsa_key
 from servers import (
     AUTHORITY,
     HOST,
@@ -297,7 +297,7 @@ def test_refused_client_certificate_is_reported(
     ("identity", "words"),
     [
         (Identity(IDENTITY.certificate, AUTHORITY.identity.key), "key values mismatch"),
-        (AUTHORITY.issue("mac", CLIENT_USAGE, key=rsa.generate_private_key(65537, 1024)), "key too small"),
+        (AUTHORITY.issue("mac", CLIENT_USAGE, key=rsa_key(1024)), "key too small"),
     ],
     ids=["another key", "short key"],
 )

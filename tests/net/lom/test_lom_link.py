@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 from lom_parties import (
     ADDRESS,
     ADDRESS_2,
@@ -30,6 +29,7 @@ from lom_peers import (
     PEER_SECONDS,
     still_serves,
 )
+from rsa_keys import rsa_key
 from twisted.internet import reactor
 
 from agent.errors import OperatorError
@@ -159,7 +159,7 @@ def test_lom_port_in_use_raises_operator_error() -> None:
 
 
 def test_controller_key_refused_by_tls_fails_its_items(run_in_reactor: Run) -> None:
-    weak = rsa.generate_private_key(65537, 1024)
+    weak = rsa_key(1024)
     asker = controller(CONTROLLER_CA.issue(CONTROLLER_NAME, LOM_USAGE, key=weak))
     party = device()
 

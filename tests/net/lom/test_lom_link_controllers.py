@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 from debian import need
 from lom_parties import (
     ADDRESS_2,
@@ -53,6 +52,7 @@ from lom_peers import (
     still_serves,
 )
 from odd_certificates import UNREADABLE, odd_identity
+from rsa_keys import rsa_key
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
@@ -94,7 +94,7 @@ ODD_FAULTS = ["version 4", "x400Address", "subject of an empty set"]  # that Ope
 
 @pytest.mark.parametrize("inside", [True, False], ids=["dialled", "led by name"])
 def test_device_key_refused_by_tls_does_not_affect_other_devices(run_in_reactor: Run, raw: Raw, inside: bool) -> None:
-    party = device(DEVICE_CA.issue(NAME, LOM_USAGE, key=rsa.generate_private_key(65537, 1024)))
+    party = device(DEVICE_CA.issue(NAME, LOM_USAGE, key=rsa_key(1024)))
     other = device(index=2, addresses=[ADDRESS_2])
 
     async def run() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import plistlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,38 +28,51 @@ def plist(inside: bytes, before: bytes = b"") -> bytes:
     return before + b'<plist version="1.0"><dict>' + inside + b"</dict></plist>"
 
 
-def session_fails(
-    run_in_reactor: RunInReactor, mdm: ScriptedMDM, kind: str, words: str, *, what: str = "Idle", act: Act | None = None
-) -> None:
-    """The first Mac's session ends like this, while the other one works; afterwards both work, and nothing is lost."""
-    victim, other = mdm.macs
+Row = tuple[Act, str, str]  # what the server does instead of answering, the kind of the failure, and its words
+
+
+def sessions_fail(run_in_reactor: RunInReactor, mdm: ScriptedMDM, rows: Mapping[str, Row]) -> None:
+    """For each row a session of the first Mac ends like this, while the other one works; then both work again.
+
+    The rows have one fleet, since an enrollment takes longer than a row.
+    """
 
     async def scenario() -> None:
         async with closing(mdm):
             await mdm.enroll_all()
-            if act is not None:
-                mdm.instead(what, act)
-            mdm.enqueue(other, "meanwhile")
-            for client in mdm.macs:
-                client.wake()
-            await until(lambda: mdm.endings("session", victim) != [])
-            found_kind, text = failure(mdm.records("session", victim)[0])
-            assert (found_kind, words in text) == (kind, True), text
-            await until(lambda: mdm.endings("command", other) == ["good"])
-            await mdm.check_all_work()
-            assert mdm.endings("session", other)[0] == "good"
+            for name, row in rows.items():
+                await session_fails(mdm, name, *row)
 
     run_in_reactor(scenario())
-    assert len(mdm.taken[udid(other), "meanwhile"]) == 1
+
+
+async def session_fails(mdm: ScriptedMDM, name: str, act: Act, kind: str, words: str) -> None:
+    victim, other = mdm.macs
+    before, befores_of_other = (len(mdm.endings("session", client)) for client in mdm.macs)
+    commands = len(mdm.endings("command", other))
+    mdm.instead("Idle", act)
+    mdm.enqueue(other, f"meanwhile {name}")
+    for client in mdm.macs:
+        client.wake()
+    await until(lambda: len(mdm.endings("session", victim)) > before)
+    found_kind, text = failure(mdm.records("session", victim)[before])
+    assert (found_kind, words in text) == (kind, True), f"{name}: {text}"
+    await until(lambda: mdm.endings("command", other)[commands:] == ["good"])
+    await mdm.check_all_work()
+    assert mdm.endings("session", other)[befores_of_other] == "good", name
+    assert len(mdm.taken[udid(other), f"meanwhile {name}"]) == 1, name
 
 
 # What the server answers
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 405, 413, 415])
-def test_a_report_that_is_refused_ends_the_session(run_in_reactor: RunInReactor, status: int) -> None:
+def test_a_report_that_is_refused_ends_the_session(run_in_reactor: RunInReactor) -> None:
+    rows: dict[str, Row] = {
+        f"{status}": (reply(answer(status, b"no")), "http_status", f"{status} instead of 200")
+        for status in (400, 403, 404, 405, 413, 415)
+    }
     with scripted_mdm(NEVER) as mdm:
-        session_fails(run_in_reactor, mdm, "http_status", f"{status} instead of 200", act=reply(answer(status, b"no")))
+        sessions_fail(run_in_reactor, mdm, rows)
 
 
 REFUSED_TWICE = replace(NEVER, refused_retries=1)
@@ -68,61 +81,71 @@ REFUSED_TWICE = replace(NEVER, refused_retries=1)
 PAGE = b"<!DOCTYPE html><title>Sign in</title>"
 
 
-@pytest.mark.parametrize(
-    ("response", "kind", "reported"),
-    [(answer(400), "http_status", "400"), (answer(200, PAGE, "Content-Type: text/html"), "html_page", "“Sign in”")],
-    ids=["400", "page"],
-)
-@pytest.mark.parametrize("request_type", ["ProfileList", "RestartDevice", "FlyToTheMoon"])
-def test_a_result_that_is_refused_again_and_again_is_dropped_and_counted(
-    run_in_reactor: RunInReactor, request_type: str, response: bytes, kind: str, reported: str
-) -> None:
+REFUSALS = [  # the response, the kind of the failure, and what is reported of it
+    (answer(400), "http_status", "400"),
+    (answer(200, PAGE, "Content-Type: text/html"), "html_page", "“Sign in”"),
+]
+
+
+def test_a_result_that_is_refused_again_and_again_is_dropped_and_counted(run_in_reactor: RunInReactor) -> None:
     with scripted_mdm(REFUSED_TWICE) as mdm:
-        victim, _other = mdm.macs
-        status = "Error" if request_type == "FlyToTheMoon" else "Acknowledged"
 
         async def scenario() -> None:
             async with closing(mdm):
                 await mdm.enroll_all()
-                mdm.instead(status, *[reply(response)] * 2)
-                mdm.enqueue(victim, "refused", {"RequestType": request_type})
-                for number in (1, 2):
-                    victim.wake()
-                    await until(lambda: mdm.endings("session", victim) == [kind] * number)  # noqa: B023
-                assert mdm.endings("command", victim) == ["result_refused"]
-                (record,) = mdm.records("command", victim)
-                assert request_type in failure(record)[1]
-                assert reported in failure(record)[1]
-                assert record.facts["command_uuid"] == "refused"
-                assert not victim.device.session.owes_result
-                assert victim.device.take_follow_ups() == []
-                mdm.commands[udid(victim)].clear()
-                await mdm.check_all_work()
-                assert victim.boots == 0
+                for request_type in ("ProfileList", "RestartDevice", "FlyToTheMoon"):
+                    for refusal in REFUSALS:
+                        await result_is_refused(mdm, request_type, *refusal)
 
         run_in_reactor(scenario())
-        assert (mdm.victim, "refused") not in mdm.taken
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503])
-def test_a_server_that_is_down_is_asked_again_unwoken(run_in_reactor: RunInReactor, status: int) -> None:
+async def result_is_refused(mdm: ScriptedMDM, request_type: str, response: bytes, kind: str, reported: str) -> None:
+    victim = mdm.macs[0]
+    command_uuid = f"refused {request_type} {kind}"
+    sessions, commands = (len(mdm.endings(operation, victim)) for operation in ("session", "command"))
+    mdm.instead("Error" if request_type == "FlyToTheMoon" else "Acknowledged", *[reply(response)] * 2)
+    mdm.enqueue(victim, command_uuid, {"RequestType": request_type})
+    for number in (1, 2):
+        victim.wake()
+        await until(lambda: mdm.endings("session", victim)[sessions:] == [kind] * number)  # noqa: B023
+    assert mdm.endings("command", victim)[commands:] == ["result_refused"]
+    record = mdm.records("command", victim)[-1]
+    assert request_type in failure(record)[1]
+    assert reported in failure(record)[1]
+    assert record.facts["command_uuid"] == command_uuid
+    assert not victim.device.session.owes_result
+    assert victim.device.take_follow_ups() == []
+    mdm.commands[udid(victim)].clear()
+    await mdm.check_all_work()
+    assert victim.boots == 0
+    assert (mdm.victim, command_uuid) not in mdm.taken
+
+
+def test_a_server_that_is_down_is_asked_again_unwoken(run_in_reactor: RunInReactor) -> None:
     with scripted_mdm() as mdm:
         victim, other = mdm.macs
 
+        async def is_down(status: int) -> None:
+            sessions, of_other = (len(mdm.endings("session", client)) for client in mdm.macs)
+            commands = len(mdm.endings("command", victim))
+            mdm.instead("Idle", *[reply(answer(status))] * 3)
+            mdm.enqueue(victim, f"waits {status}")
+            victim.wake()
+            await until(lambda: mdm.endings("command", victim)[commands:] == ["good"])
+            await until(lambda: mdm.endings("session", victim)[sessions:] == ["http_status"] * 3 + ["good"])
+            assert f"{status} instead of 200" in failure(mdm.records("session", victim)[sessions])[1]
+            assert len(mdm.records("session", other)) == of_other
+            await mdm.check_all_work()
+            assert len(mdm.taken[mdm.victim, f"waits {status}"]) == 1
+
         async def scenario() -> None:
             async with closing(mdm):
                 await mdm.enroll_all()
-                mdm.instead("Idle", *[reply(answer(status))] * 3)
-                mdm.enqueue(victim, "waits")
-                victim.wake()
-                await until(lambda: mdm.endings("command", victim) == ["good"])
-                await until(lambda: mdm.endings("session", victim) == ["http_status"] * 3 + ["good"])
-                assert f"{status} instead of 200" in failure(mdm.records("session", victim)[0])[1]
-                assert mdm.records("session", other) == []
-                await mdm.check_all_work()
+                for status in (429, 500, 502, 503):
+                    await is_down(status)
 
         run_in_reactor(scenario())
-        assert len(mdm.taken[mdm.victim, "waits"]) == 1
 
 
 def test_a_server_that_forgot_the_mac_can_have_it_enroll_again(run_in_reactor: RunInReactor) -> None:
@@ -143,110 +166,115 @@ def test_a_server_that_forgot_the_mac_can_have_it_enroll_again(run_in_reactor: R
         run_in_reactor(scenario())
 
 
-NOT_A_COMMAND = [
-    pytest.param(b"OK", "plist", "not a property list", id="text"),
-    pytest.param(b"<html><body>Sign in</body></html>", "html_page", "found an HTML page (status 200)", id="a web page"),
-    pytest.param(b"bplist00" + b"\xff" * 40, "plist", "property list", id="broken binary"),
-    pytest.param(plistlib.dumps([]), "plist", "to be a dictionary", id="an array"),
-    pytest.param(plist(COMMAND + NESTED), "plist", "nested deeper", id="nested too deep"),
-    pytest.param(
+NOT_A_COMMAND = {  # the body, the kind of the failure, and its words
+    "text": (b"OK", "plist", "not a property list"),
+    "a web page": (b"<html><body>Sign in</body></html>", "html_page", "found an HTML page (status 200)"),
+    "broken binary": (b"bplist00" + b"\xff" * 40, "plist", "property list"),
+    "an array": (plistlib.dumps([]), "plist", "to be a dictionary"),
+    "nested too deep": (plist(COMMAND + NESTED), "plist", "nested deeper"),
+    "entities": (
         plist(b"<key>a</key><string>&a;</string>", b'<!DOCTYPE plist [<!ENTITY a "b">]>'),
         "plist",
         "entities",
-        id="entities",
     ),
-    pytest.param(plist(b"<key>a</key><array>" + b"<true/>" * 250_000 + b"</array>"), "plist", "values", id="too many"),
-    pytest.param(plist(b""), "command_dropped", "CommandUUID", id="no CommandUUID"),
-    pytest.param(
+    "too many": (plist(b"<key>a</key><array>" + b"<true/>" * 250_000 + b"</array>"), "plist", "values"),
+    "no CommandUUID": (plist(b""), "command_dropped", "CommandUUID"),
+    "empty CommandUUID": (
         plistlib.dumps({"CommandUUID": "", "Command": {"RequestType": "ProfileList"}}),
         "command_dropped",
         "CommandUUID",
-        id="empty CommandUUID",
     ),
-    pytest.param(
+    "a number as CommandUUID": (
         plistlib.dumps({"CommandUUID": 7, "Command": {"RequestType": "ProfileList"}}),
         "command_dropped",
         "found an integer",
-        id="a number as CommandUUID",
     ),
-]
+}
 
 
-@pytest.mark.parametrize(("body", "kind", "words"), NOT_A_COMMAND)
-def test_what_is_no_command_ends_the_session(run_in_reactor: RunInReactor, body: bytes, kind: str, words: str) -> None:
+def test_what_is_no_command_ends_the_session(run_in_reactor: RunInReactor) -> None:
+    rows = {name: (reply(answer(200, body)), kind, words) for name, (body, kind, words) in NOT_A_COMMAND.items()}
     with scripted_mdm(NEVER) as mdm:
-        session_fails(run_in_reactor, mdm, kind, words, act=reply(answer(200, body)))
+        sessions_fail(run_in_reactor, mdm, rows)
 
 
-OVER_THE_LIMIT = [
-    pytest.param(f"Content-Length: {MAX_BODY_BYTES + 1}\r\n\r\n".encode(), id="announced"),
-    pytest.param(b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % (MAX_BODY_BYTES + 1), id="chunked"),
-    pytest.param(b"\r\n" + b" " * (MAX_BODY_BYTES + 1), id="without a length"),
-]
+NO_RESPONSE = {  # the octets, the kind of the failure, and its words
+    "too long, announced": (
+        f"HTTP/1.1 200 OK\r\nContent-Length: {MAX_BODY_BYTES + 1}\r\n\r\n".encode(),
+        "http_too_long",
+        str(MAX_BODY_BYTES),
+    ),
+    "too long, chunked": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % (MAX_BODY_BYTES + 1),
+        "http_too_long",
+        str(MAX_BODY_BYTES),
+    ),
+    "too long, without a length": (
+        b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (MAX_BODY_BYTES + 1),
+        "http_too_long",
+        str(MAX_BODY_BYTES),
+    ),
+    "another protocol": (b"SSH-2.0-OpenSSH\r\n", "http", "SSH-2.0"),
+}
 
 
-@pytest.mark.parametrize("rest", OVER_THE_LIMIT)
-def test_a_command_over_the_size_limit_ends_the_session(run_in_reactor: RunInReactor, rest: bytes) -> None:
+def test_a_command_over_the_size_limit_or_no_http_ends_the_session(run_in_reactor: RunInReactor) -> None:
+    rows = {name: (reply(octets), kind, words) for name, (octets, kind, words) in NO_RESPONSE.items()}
     with scripted_mdm(NEVER) as mdm:
-        octets = b"HTTP/1.1 200 OK\r\n" + rest
-        session_fails(run_in_reactor, mdm, "http_too_long", str(MAX_BODY_BYTES), act=reply(octets))
+        sessions_fail(run_in_reactor, mdm, rows)
 
 
-def test_an_answer_that_is_no_http_ends_the_session(run_in_reactor: RunInReactor) -> None:
-    with scripted_mdm(NEVER) as mdm:
-        session_fails(run_in_reactor, mdm, "http", "SSH-2.0", act=reply(b"SSH-2.0-OpenSSH\r\n"))
-
-
-@pytest.mark.parametrize(
-    "body", [answer(200), answer(204), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"]
-)
 def test_the_empty_answer_ends_a_session_in_good_order_unless_its_status_is_another(
-    run_in_reactor: RunInReactor, body: bytes
+    run_in_reactor: RunInReactor,
 ) -> None:
-    with scripted_mdm(NEVER) as mdm:
-        victim = mdm.macs[0]
-
-        async def scenario() -> str:
-            async with closing(mdm):
-                await mdm.enroll_all()
-                mdm.instead("Idle", reply(body))
-                victim.wake()
-                await until(lambda: mdm.endings("session", victim) != [])
-                ending = mdm.endings("session", victim)[0]
-                await mdm.check_all_work()
-                return ending
-
-        assert run_in_reactor(scenario()) == ("http_status" if b" 204 " in body else "good")
-
-
-MALFORMED = [
-    pytest.param({"CommandUUID": "bad"}, id="no Command"),
-    pytest.param({"CommandUUID": "bad", "Command": "ProfileList"}, id="Command is text"),
-    pytest.param({"CommandUUID": "bad", "Command": {}}, id="no RequestType"),
-    pytest.param({"CommandUUID": "bad", "Command": {"RequestType": 7}}, id="RequestType is a number"),
-    pytest.param({"CommandUUID": "bad", "Command": {"RequestType": "InstallProfile"}}, id="no Payload"),
-]
-
-
-@pytest.mark.parametrize("command", MALFORMED)
-def test_a_malformed_command_is_answered_with_command_format_error(
-    run_in_reactor: RunInReactor, command: dict[str, Any]
-) -> None:
-    """The session goes on: the command after it is carried out in the same one."""
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     with scripted_mdm(NEVER) as mdm:
         victim = mdm.macs[0]
 
         async def scenario() -> None:
             async with closing(mdm):
                 await mdm.enroll_all()
-                mdm.instead("Idle", reply(answer(200, plistlib.dumps(command))))
-                mdm.enqueue(victim, "next")
-                victim.wake()
-                await until(lambda: mdm.endings("session", victim) == ["good"])
-                (result,) = mdm.taken[mdm.victim, "bad"]
-                assert result["Status"] == "CommandFormatError"
-                assert [each["Status"] for each in mdm.taken[mdm.victim, "next"]] == ["Acknowledged"]
-                await mdm.check_all_work()
+                for body, ending in ((answer(200), "good"), (answer(204), "http_status"), (chunked, "good")):
+                    before = len(mdm.endings("session", victim))
+                    mdm.instead("Idle", reply(body))
+                    victim.wake()
+                    await until(lambda: len(mdm.endings("session", victim)) > before)  # noqa: B023
+                    assert mdm.endings("session", victim)[before] == ending, body
+                    await mdm.check_all_work()
+
+        run_in_reactor(scenario())
+
+
+MALFORMED: dict[str, dict[str, Any]] = {
+    "no Command": {},
+    "Command is text": {"Command": "ProfileList"},
+    "no RequestType": {"Command": {}},
+    "RequestType is a number": {"Command": {"RequestType": 7}},
+    "no Payload": {"Command": {"RequestType": "InstallProfile"}},
+}
+
+
+def test_a_malformed_command_is_answered_with_command_format_error(run_in_reactor: RunInReactor) -> None:
+    """The session goes on: the command after it is carried out in the same one."""
+    with scripted_mdm(NEVER) as mdm:
+        victim = mdm.macs[0]
+
+        async def is_answered(name: str, command: dict[str, Any]) -> None:
+            before = len(mdm.endings("session", victim))
+            mdm.instead("Idle", reply(answer(200, plistlib.dumps({"CommandUUID": name, **command}))))
+            mdm.enqueue(victim, f"after {name}")
+            victim.wake()
+            await until(lambda: mdm.endings("session", victim)[before:] == ["good"])
+            (result,) = mdm.taken[mdm.victim, name]
+            assert result["Status"] == "CommandFormatError", name
+            assert [each["Status"] for each in mdm.taken[mdm.victim, f"after {name}"]] == ["Acknowledged"]
+            await mdm.check_all_work()
+
+        async def scenario() -> None:
+            async with closing(mdm):
+                await mdm.enroll_all()
+                for name, command in MALFORMED.items():
+                    await is_answered(name, command)
 
         run_in_reactor(scenario())
 
@@ -275,15 +303,16 @@ def test_a_command_that_fails_is_recorded_with_its_reason(run_in_reactor: RunInR
 
 # What the network does
 
-ENDS = pytest.mark.parametrize("end", [Talk.close, Talk.drop, Talk.reset], ids=["close_notify", "end of TCP", "reset"])
+ENDS: dict[str, Act] = {"close_notify": Talk.close, "end of TCP": Talk.drop, "reset": Talk.reset}
 
 
-@ENDS
+@pytest.mark.parametrize("end", ENDS)
 def test_a_new_connection_that_breaks_ends_the_session_and_is_tried_again(
-    run_in_reactor: RunInReactor, end: Act
+    run_in_reactor: RunInReactor, end: str
 ) -> None:
+    """Each in a fleet of its own: of a kept connection that breaks, the report is sent once more."""
     with scripted_mdm() as mdm:
-        session_fails(run_in_reactor, mdm, "broken", "the peer", act=end)
+        sessions_fail(run_in_reactor, mdm, {end: (ENDS[end], "broken", "the peer")})
 
 
 def takes_and(mdm: ScriptedMDM, end: Act) -> Act:
@@ -305,40 +334,48 @@ def part_of_an_answer(then: Act) -> Act:
     return act
 
 
-@ENDS
-@pytest.mark.parametrize("attempts", [1, 2, 3])
-@pytest.mark.parametrize("wrap", [lambda end: end, part_of_an_answer], ids=["without a word", "in its answer"])
-def test_a_result_whose_delivery_broke_is_delivered_again(
-    run_in_reactor: RunInReactor, end: Act, attempts: int, wrap: Callable[[Act], Act]
-) -> None:
+def test_a_result_whose_delivery_broke_is_delivered_again(run_in_reactor: RunInReactor) -> None:
     """The server has it each time; the Mac sends the same until it hears so, and counts the command once."""
+    ways = [
+        (f"{name} {when} {attempts}", act, attempts)
+        for name, end in ENDS.items()
+        for when, act in (("without a word", end), ("in its answer", part_of_an_answer(end)))
+        for attempts in (1, 2, 3)
+    ]
     with scripted_mdm() as mdm:
-        victim, other = mdm.macs
 
         async def scenario() -> None:
             async with closing(mdm):
                 await mdm.enroll_all()
-                mdm.enqueue(victim, "one")
-                mdm.enqueue(victim, "two")
-                mdm.enqueue(other, "beside")
-                mdm.instead("Acknowledged", *[takes_and(mdm, wrap(end))] * attempts)
-                for client in mdm.macs:
-                    client.wake()
-                await until(lambda: len(mdm.endings("command", victim)) == 2)
-                await until(lambda: mdm.endings("session", victim)[-1:] == ["good"])
-                await mdm.check_all_work()
+                for way in ways:
+                    await delivery_breaks(mdm, *way)
 
         run_in_reactor(scenario())
-        ones = mdm.taken[mdm.victim, "one"]
-        assert len(ones) == attempts + 1
-        assert all(result == ones[0] for result in ones)
-        assert len(mdm.taken[mdm.victim, "two"]) == 1
-        uuids = [record.facts["command_uuid"] for record in mdm.records("command", victim)]
-        assert uuids[:2] == ["one", "two"]
-        assert set(mdm.endings("command", victim)) == {"good"}
-        assert len(mdm.taken[udid(other), "beside"]) == 1
-        broken = [ending for ending in mdm.endings("session", victim) if ending != "good"]
-        assert set(broken) <= {"broken"}
+
+
+async def delivery_breaks(mdm: ScriptedMDM, name: str, end: Act, attempts: int) -> None:
+    victim, other = mdm.macs
+    sessions, commands = (len(mdm.endings(operation, victim)) for operation in ("session", "command"))
+    one, two, beside = (f"{each} {name}" for each in ("one", "two", "beside"))
+    mdm.enqueue(victim, one)
+    mdm.enqueue(victim, two)
+    mdm.enqueue(other, beside)
+    mdm.instead("Acknowledged", *[takes_and(mdm, end)] * attempts)
+    for client in mdm.macs:
+        client.wake()
+    await until(lambda: len(mdm.endings("command", victim)) == commands + 2)
+    await until(lambda: mdm.endings("session", victim)[sessions:][-1:] == ["good"])
+    await mdm.check_all_work()
+    ones = mdm.taken[mdm.victim, one]
+    assert len(ones) == attempts + 1, name
+    assert all(result == ones[0] for result in ones), name
+    assert len(mdm.taken[mdm.victim, two]) == 1, name
+    uuids = [record.facts["command_uuid"] for record in mdm.records("command", victim)[commands:]]
+    assert uuids[:2] == [one, two]
+    assert set(mdm.endings("command", victim)) == {"good"}
+    assert len(mdm.taken[udid(other), beside]) == 1, name
+    broken = [ending for ending in mdm.endings("session", victim) if ending != "good"]
+    assert set(broken) <= {"broken"}, name
 
 
 def test_a_result_is_delivered_before_the_mac_reports_idle_again(run_in_reactor: RunInReactor) -> None:

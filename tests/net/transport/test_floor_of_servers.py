@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from debian import need
+from rsa_keys import rsa_key
 from stack import stack
 from twisted.internet import reactor
 
@@ -34,8 +35,8 @@ from agent.pki.verify import PeerCheck, server_judge
 Run = Callable[[Any], Any]
 CA = Authority.create("Floor CA")
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
-RSA_KEY = rsa.generate_private_key(65537, 2048)
-SHORT_KEY = rsa.generate_private_key(65537, 1024)
+RSA_KEY = rsa_key()
+SHORT_KEY = rsa_key(1024)
 NO_EMS = "openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\nOptions = -ExtendedMasterSecret\n"
 
 MATRIX: dict[str, tuple[Any, tuple[str, ...], str]] = {

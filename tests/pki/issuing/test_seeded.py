@@ -54,6 +54,7 @@ def public(identity: Identity) -> object:
     return identity.key.public_key()
 
 
+@pytest.mark.slow
 def test_seeded_identities_are_reproducible() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True, timeout=60)
     assert done.stdout.decode().split() == list(FINGERPRINTS.values())

@@ -9,10 +9,10 @@ import warnings
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from rsa_keys import rsa_key
 from scep_parties import (
     CA,
     CA_KEY,
@@ -211,7 +211,7 @@ def test_scep_needs_rsa_keys() -> None:
 
 
 def test_scep_works_with_apples_default_key_size() -> None:
-    key = rsa.generate_private_key(65537, 1024)
+    key = rsa_key(1024)
     request = csr.build_csr(key, SUBJECT)
     words = parse_caps(b"SHA-512")
     question = client.build_pki_message(request, key, CA_PARTS, words, "T", NONCE, now=NOW)
@@ -239,7 +239,7 @@ ENVELOPE = close_envelope(CSR, CA.certificate, Cipher.DES3_CBC)
 
 
 @given(hostile(QUESTION, POLL, REPLY, REFUSAL))
-@examples(300)
+@examples(100, explored=300)
 def test_any_message_is_read_or_a_scep_error(data: bytes) -> None:
     with contextlib.suppress(SCEPError):
         receive(data)
@@ -248,7 +248,7 @@ def test_any_message_is_read_or_a_scep_error(data: bytes) -> None:
 
 
 @given(hostile(ENVELOPE, certificates_only([CA.certificate])))
-@examples(60)
+@examples(25, explored=60)
 def test_signed_content_can_be_any_bytes(data: bytes) -> None:
     """Behind a good signature: an envelope of any bytes, and any bytes in an envelope."""
     for envelope in (data, close_envelope(data, CA.certificate, Cipher.AES_128_CBC)):

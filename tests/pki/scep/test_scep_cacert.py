@@ -144,7 +144,7 @@ def test_root_fingerprint_covers_the_ca_below_it() -> None:
 
 
 @given(hostile(CA.certificate.public_bytes(serialization.Encoding.DER), certificates_only([CA.certificate] * 2)))
-@examples(300)
+@examples(100, explored=300)
 def test_any_answer_to_getcacert_is_a_ca_or_a_scep_error(data: bytes) -> None:
     with contextlib.suppress(SCEPError):
         check_fingerprint(parse_ca_certificates(data), bytes(32))

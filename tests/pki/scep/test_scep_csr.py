@@ -140,7 +140,7 @@ def test_invalid_csr_is_refused_by_the_ca(data: bytes, reason: FailInfo) -> None
 
 
 @given(hostile(CSR, csr.build_csr(EC_KEY, SUBJECT, subject_alt_name={"dNSName": "a", "ntPrincipalName": "b"})))
-@examples(300)
+@examples(100, explored=300)
 def test_any_request_is_read_or_a_scep_error(data: bytes) -> None:
     with contextlib.suppress(SCEPFailure):
         csr.read_csr(data)

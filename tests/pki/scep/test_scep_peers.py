@@ -44,6 +44,8 @@ from agent.pki.scep.envelope import Cipher, open_envelope
 from agent.pki.scep.errors import FailInfo, SCEPFailure
 from agent.pki.scep.messages import MessageType, open_message
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:

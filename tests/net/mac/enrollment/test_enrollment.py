@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import plistlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from scripted_mdm import (
     scripted_mdm,
     udid,
 )
-from servers import HOST, Talk, answer, serving, unused_port
+from servers import HOST, Talk, answer, serving, until, unused_port
 
 from agent.errors import PeerError
 from agent.pki.cms_signing import sign_attached
@@ -45,123 +45,133 @@ def with_keys(payload_type: str, **keys: object) -> Spoil:
 
 
 MDM, PKCS12, ROOT = "com.apple.mdm", "com.apple.security.pkcs12", "com.apple.security.root"
-SPOILED = [
-    pytest.param(without(MDM), "no com.apple.mdm payload", id="no MDM payload"),
-    pytest.param(without(PKCS12), "which it does not contain", id="its identity is missing"),
-    pytest.param(with_keys(MDM, IdentityCertificateUUID="0000"), "refers to the payload 0000", id="no such UUID"),
-    pytest.param(with_keys(PKCS12, Password="wrong"), "does not open", id="wrong password"),
-    pytest.param(with_keys(PKCS12, PayloadContent=b"junk"), "not a PKCS12", id="no PKCS12"),
-    pytest.param(with_keys(ROOT, PayloadContent=b"junk"), "cannot be read", id="no certificate"),
-    pytest.param(with_keys(MDM, ServerURL="http://mdm.test/"), "expected an https URL", id="no https"),
-    pytest.param(with_keys(MDM, ServerURL="https://a\x7fb/"), "expected an https URL", id="control character"),
-    pytest.param(with_keys(MDM, Topic=7), "wrong type", id="a number as topic"),
-    pytest.param(with_keys(MDM, AccessRights=2), "AccessRights", id="access rights that contradict"),
-]
+SPOILED: dict[str, tuple[Spoil, str]] = {
+    "no MDM payload": (without(MDM), "no com.apple.mdm payload"),
+    "its identity is missing": (without(PKCS12), "which it does not contain"),
+    "no such UUID": (with_keys(MDM, IdentityCertificateUUID="0000"), "refers to the payload 0000"),
+    "wrong password": (with_keys(PKCS12, Password="wrong"), "does not open"),
+    "no PKCS12": (with_keys(PKCS12, PayloadContent=b"junk"), "not a PKCS12"),
+    "no certificate": (with_keys(ROOT, PayloadContent=b"junk"), "cannot be read"),
+    "no https": (with_keys(MDM, ServerURL="http://mdm.test/"), "expected an https URL"),
+    "control character": (with_keys(MDM, ServerURL="https://a\x7fb/"), "expected an https URL"),
+    "a number as topic": (with_keys(MDM, Topic=7), "wrong type"),
+    "access rights that contradict": (with_keys(MDM, AccessRights=2), "AccessRights"),
+}
 
 
-@pytest.mark.parametrize(("spoil", "words"), SPOILED)
-def test_a_profile_that_a_mac_refuses(run_in_reactor: RunInReactor, spoil: Spoil, words: str) -> None:
+def test_a_profile_that_a_mac_refuses(run_in_reactor: RunInReactor) -> None:
     with scripted_mdm() as mdm:
-        profile = mdm.profile()
-        spoil(profile)
-        mdm.instead("profile", reply(answer(200, plistlib.dumps(profile))))
-        _fails_and_recovers(run_in_reactor, mdm, "profile", words)
+        rows = {}
+        for name, (spoil, words) in SPOILED.items():
+            profile = mdm.profile()
+            spoil(profile)
+            rows[name] = ("profile", reply(answer(200, plistlib.dumps(profile))), "profile", words)
+        _fail_and_recover(run_in_reactor, mdm, rows)
 
 
 OTHER = Authority.create("Another CA")
 SIGNER = OTHER.issue("signer", Usage())
 NESTED = b"<array>" * 40 + b"</array>" * 40
-NOT_A_PROFILE = [
-    pytest.param(b"", "plist", "not a property list", id="empty"),
-    pytest.param(b"<html>Please sign in</html>", "html_page", "Check the URL", id="a web page"),
-    pytest.param(sign_attached(b"junk", SIGNER.certificate, SIGNER.key)[:-1], "profile", "signature", id="broken CMS"),
-    pytest.param(plistlib.dumps(["a"]), "plist", "to be a dictionary", id="an array"),
-    pytest.param(plistlib.dumps({"a": "b"}), "profile", "PayloadType", id="another dictionary"),
-    pytest.param(b"<plist><dict><key>a</key>" + NESTED + b"</dict></plist>", "plist", "nested deeper", id="too deep"),
-    pytest.param(
+NOT_A_PROFILE = {  # the body, the kind of the failure, and its words
+    "empty": (b"", "plist", "not a property list"),
+    "a web page": (b"<html>Please sign in</html>", "html_page", "Check the URL"),
+    "broken CMS": (sign_attached(b"junk", SIGNER.certificate, SIGNER.key)[:-1], "profile", "signature"),
+    "an array": (plistlib.dumps(["a"]), "plist", "to be a dictionary"),
+    "another dictionary": (plistlib.dumps({"a": "b"}), "profile", "PayloadType"),
+    "too deep": (b"<plist><dict><key>a</key>" + NESTED + b"</dict></plist>", "plist", "nested deeper"),
+    "entities": (
         b'<!DOCTYPE plist [<!ENTITY a "b">]><plist><dict><key>a</key><string>&a;</string></dict></plist>',
         "plist",
         "entities",
-        id="entities",
     ),
+}
+
+
+def test_what_is_no_profile(run_in_reactor: RunInReactor) -> None:
+    rows = {
+        name: ("profile", reply(answer(200, body)), kind, words) for name, (body, kind, words) in NOT_A_PROFILE.items()
+    }
+    with scripted_mdm() as mdm:
+        _fail_and_recover(run_in_reactor, mdm, rows)
+
+
+REFUSALS = [
+    ("profile", 404),
+    ("profile", 500),
+    ("Authenticate", 401),
+    ("Authenticate", 403),
+    ("Authenticate", 503),
+    ("TokenUpdate", 400),
+    ("TokenUpdate", 429),
+    ("TokenUpdate", 500),
+    ("SetBootstrapToken", 500),
 ]
 
 
-@pytest.mark.parametrize(("body", "kind", "words"), NOT_A_PROFILE)
-def test_what_is_no_profile(run_in_reactor: RunInReactor, body: bytes, kind: str, words: str) -> None:
+def test_a_server_that_refuses(run_in_reactor: RunInReactor) -> None:
+    rows = {
+        f"{what} {status}": (
+            what,
+            reply(answer(status, b"no", "Content-Type: text/plain")),
+            "http_status",
+            f"{status}",
+        )
+        for what, status in REFUSALS
+    }
     with scripted_mdm() as mdm:
-        mdm.instead("profile", reply(answer(200, body)))
-        _fails_and_recovers(run_in_reactor, mdm, kind, words)
-
-
-@pytest.mark.parametrize(
-    ("what", "status"),
-    [
-        ("profile", 404),
-        ("profile", 500),
-        ("Authenticate", 401),
-        ("Authenticate", 403),
-        ("Authenticate", 503),
-        ("TokenUpdate", 400),
-        ("TokenUpdate", 429),
-        ("TokenUpdate", 500),
-        ("SetBootstrapToken", 500),
-    ],
-)
-def test_a_server_that_refuses(run_in_reactor: RunInReactor, what: str, status: int) -> None:
-    with scripted_mdm() as mdm:
-        mdm.instead(what, reply(answer(status, b"no", "Content-Type: text/plain")))
-        _fails_and_recovers(run_in_reactor, mdm, "http_status", f"{status}")
-        victim = mdm.macs[0]
-        refused = [record for record in mdm.records("checkin", victim) if record.failure is not None]
-        if what == "profile":
-            assert refused == []
-        else:
-            assert [record.facts["message"] for record in refused] == [what]
-            kind, text = failure(refused[0])
-            assert (kind, f"{what} with {status}" in text) == ("http_status", True)
+        _fail_and_recover(run_in_reactor, mdm, rows)
+        refused = [failed for failed in mdm.records("checkin", mdm.macs[0]) if failed.failure is not None]
+        assert [record.facts["message"] for record in refused] == [what for what, _ in REFUSALS if what != "profile"]
+        texts = [f"{what} with {status}" for what, status in REFUSALS if what != "profile"]
+        for record, text in zip(refused, texts, strict=True):
+            kind, found = failure(record)
+            assert (kind, text in found) == ("http_status", True)
 
 
 PAGE = b"<!doctype html><title>Sign in</title>"
 
 
-@pytest.mark.parametrize("status", [200, 403])
-@pytest.mark.parametrize(
-    ("what", "words"),
-    [
-        ("profile", "Check the URL, and that the profile is served to a Mac that has not logged in."),
-        ("Authenticate", "Check that the profile's CheckInURL leads to the MDM server"),
-        ("TokenUpdate", "Check that the profile's CheckInURL leads to the MDM server"),
-    ],
-)
-def test_a_server_that_answers_a_web_page(run_in_reactor: RunInReactor, what: str, status: int, words: str) -> None:
+PAGES = {
+    "profile": "Check the URL, and that the profile is served to a Mac that has not logged in.",
+    "Authenticate": "Check that the profile's CheckInURL leads to the MDM server",
+    "TokenUpdate": "Check that the profile's CheckInURL leads to the MDM server",
+}
+
+
+def test_a_server_that_answers_a_web_page(run_in_reactor: RunInReactor) -> None:
+    page = "an HTML page titled “Sign in”"
+    rows = {}
+    for what, words in PAGES.items():
+        with_page = ", with " if what == "profile" else " instead of 200, with "
+        for status, kind, message in (
+            (200, "html_page", f"{page} (status 200). {words}"),
+            (403, "http_status", f"403{with_page}{page}"),
+        ):
+            act = reply(answer(status, PAGE, "Content-Type: text/html; charset=utf-8"))
+            rows[f"{what} {status}"] = (what, act, kind, message)
     with scripted_mdm() as mdm:
-        mdm.instead(what, reply(answer(status, PAGE, "Content-Type: text/html; charset=utf-8")))
-        page = "an HTML page titled “Sign in”"
-        kind, message = (
-            ("html_page", f"{page} (status 200). {words}") if status == 200 else ("http_status", f"403{{}}{page}")
-        )
-        message = message.format(" instead of 200, with " if what != "profile" else ", with ")
-        _fails_and_recovers(run_in_reactor, mdm, kind, message)
+        _fail_and_recover(run_in_reactor, mdm, rows)
 
 
 def test_wrong_content_type_without_a_page_is_reported_with_the_enrollment_url(run_in_reactor: RunInReactor) -> None:
+    act = reply(answer(200, b"Please sign in", "Content-Type: text/html"))
     with scripted_mdm() as mdm:
-        mdm.instead("profile", reply(answer(200, b"Please sign in", "Content-Type: text/html")))
-        _fails_and_recovers(run_in_reactor, mdm, "html_page", "/enroll, found an HTML page (status 200)")
+        rows = {"no page": ("profile", act, "html_page", "/enroll, found an HTML page (status 200)")}
+        _fail_and_recover(run_in_reactor, mdm, rows)
 
 
-@pytest.mark.parametrize("what", ["Authenticate", "TokenUpdate"])
-@pytest.mark.parametrize("body", [b"", b"OK"])
-def test_a_check_in_answer_that_is_called_html_is_taken(run_in_reactor: RunInReactor, what: str, body: bytes) -> None:
+def test_a_check_in_answer_that_is_called_html_is_taken(run_in_reactor: RunInReactor) -> None:
     """As web frameworks answer by default; a Mac reads no body here."""
     with scripted_mdm() as mdm:
-        mdm.instead(what, reply(answer(200, body, "Content-Type: text/html")))
 
         async def scenario() -> None:
             async with closing(mdm):
-                await mdm.macs[0].enroll_at(mdm.url)
-                assert mdm.macs[0].device.enrollment is not None
+                for what in ("Authenticate", "TokenUpdate"):
+                    for body in (b"", b"OK"):
+                        before = mdm.macs[0].device.enrollment
+                        mdm.instead(what, reply(answer(200, body, "Content-Type: text/html")))
+                        await mdm.macs[0].enroll_at(mdm.url)
+                        assert mdm.macs[0].device.enrollment not in (None, before)
 
         run_in_reactor(scenario())
 
@@ -185,12 +195,14 @@ def test_error_of_a_refusal_has_a_hint(run_in_reactor: RunInReactor, status: int
         assert ("SignMessage = true" in text) == (status == 400 and not signed)
 
 
-@pytest.mark.parametrize("act", [Talk.close, Talk.drop, Talk.reset], ids=["close_notify", "end of TCP", "reset"])
-@pytest.mark.parametrize("what", ["profile", "Authenticate"])
-def test_a_connection_that_breaks(run_in_reactor: RunInReactor, what: str, act: Act) -> None:
+def test_a_connection_that_breaks(run_in_reactor: RunInReactor) -> None:
+    rows = {
+        f"{what} {name}": (what, act, "broken", "the peer")
+        for what in ("profile", "Authenticate")
+        for name, act in (("close_notify", Talk.close), ("end of TCP", Talk.drop), ("reset", Talk.reset))
+    }
     with scripted_mdm() as mdm:
-        mdm.instead(what, act)
-        _fails_and_recovers(run_in_reactor, mdm, "broken", "the peer")
+        _fail_and_recover(run_in_reactor, mdm, rows)
 
 
 def test_a_kept_connection_that_breaks_between_two_messages_is_opened_again(run_in_reactor: RunInReactor) -> None:
@@ -228,8 +240,8 @@ def test_a_server_that_is_not_the_one_meant(
         with serving(identity=issue(mdm.running.server.authorities)) as wrong:
             profile = mdm.profile()
             payload(profile, MDM).update(ServerURL=f"{wrong.url}/mdm", CheckInURL=f"{wrong.url}/checkin")
-            mdm.instead("profile", reply(answer(200, plistlib.dumps(profile))))
-            _fails_and_recovers(run_in_reactor, mdm, kind, "certificate")
+            act = reply(answer(200, plistlib.dumps(profile)))
+            _fail_and_recover(run_in_reactor, mdm, {kind: ("profile", act, kind, "certificate")})
         assert wrong.requests == []
 
 
@@ -330,21 +342,36 @@ def _enrolling(mdm: ScriptedMDM, number: int) -> Any:
     return Deferred.fromCoroutine(mdm.macs[number].enroll_at(mdm.url))
 
 
-def _fails_and_recovers(run_in_reactor: RunInReactor, mdm: ScriptedMDM, kind: str, words: str) -> None:
-    """The first Mac fails; the second enrolls, then the first does; both carry commands out."""
+Row = tuple[str, Act, str, str]  # instead of what the server does it, the kind of the failure, and its words
+
+
+def _fail_and_recover(run_in_reactor: RunInReactor, mdm: ScriptedMDM, rows: Mapping[str, Row]) -> None:
+    """In each row the first Mac fails to enroll, and then enrolls; between two rows it leaves.
+
+    The other Mac enrolls after the first failure. In the end both carry commands out.
+    """
     victim, other = mdm.macs
+
+    async def fail(name: str, what: str, act: Act, kind: str, words: str) -> None:
+        mdm.instead(what, act)
+        error, record = await fails_to_enroll(mdm)
+        assert (error.kind, str(error)) == failure(record), name
+        assert (error.kind, words in str(error)) == (kind, True), f"{name}: {error}"
+        assert victim.device.enrollment is None, name
+        victim.wake()  # a Mac that is not enrolled hears no push
 
     async def scenario() -> None:
         async with closing(mdm):
-            error, record = await fails_to_enroll(mdm)
-            assert (error.kind, str(error)) == failure(record)
-            assert (error.kind, words in str(error)) == (kind, True), str(error)
-            assert victim.device.enrollment is None
-            victim.wake()  # a Mac that is not enrolled hears no push
-            await other.enroll_at(mdm.url)
-            await victim.enroll_at(mdm.url)
+            for number, (name, row) in enumerate(rows.items()):
+                if number:
+                    victim.unenroll()
+                    await until(lambda: mdm.seen[-1:] == [(mdm.victim, "CheckOut")])
+                await fail(name, *row)
+                if number == 0:
+                    await other.enroll_at(mdm.url)
+                await victim.enroll_at(mdm.url)
             await mdm.check_all_work()
-            assert mdm.endings("enroll", victim) == [kind, "good"]
+            assert mdm.endings("enroll", victim) == [end for _, _, kind, _ in rows.values() for end in (kind, "good")]
             assert mdm.endings("enroll", other) == ["good"]
 
     run_in_reactor(scenario())

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from conftest import RunInReactor
-from cryptography.hazmat.primitives.asymmetric import rsa
+from rsa_keys import rsa_key
 from scep_pending import cert_rep_pending
+from stack import scep_authority
 from twisted.internet import reactor
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -35,9 +36,9 @@ from agent.pki.scep.errors import FailInfo, SCEPError, SCEPFailure
 from agent.pki.scep.messages import PKIMessage, from_query, open_message
 from agent.profiles.scep import SCEPPayload
 
-AUTHORITIES = Authorities()
+AUTHORITIES = Authorities({"scep": scep_authority()})
 CA = AUTHORITIES.scep.identity
-KEY = rsa.generate_private_key(65537, 2048)
+KEY = rsa_key()
 
 
 @dataclass
