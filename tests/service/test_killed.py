@@ -35,12 +35,12 @@ from agent.pki.issuing.authorities import Authorities
 from agent.pki.pem import certificate_pem
 from agent.state.fleet import FleetState
 
-pytestmark = [pytest.mark.slow, pytest.mark.hypothesis]  # `tox -e explore` kills ten times as often
+pytestmark = [pytest.mark.slow, pytest.mark.hypothesis]  # `tox -e explore` kills five times as often
 
 LAST_STEP = 100
 KILLS = 10  # in each of the runs, which are short: each has to end in the time of one test
-RUNS_OF_ALL_STEPS = LAST_STEP // KILLS  # each of the steps is killed at once
-RUNS = RUNS_OF_ALL_STEPS * (10 if settings.default.max_examples > USUAL_EXAMPLES else 1)
+RUNS_OF_ALL_STEPS = LAST_STEP // KILLS  # a kill at each of the steps
+RUNS = RUNS_OF_ALL_STEPS * (10 if settings.default.max_examples > USUAL_EXAMPLES else 2)  # 1,000 kills, or 200
 MACS = 3  # the last of them enrolls anew now and then
 QUEUED = 2  # commands of each Mac that the server holds ready
 SERVER = Path(__file__).parent.parent / "support" / "killed_fleet.py"
