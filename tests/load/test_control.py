@@ -9,7 +9,6 @@ import struct
 
 import msgspec
 import pytest
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,7 +106,6 @@ def take_all(reader: FrameReader) -> list[Message]:
     return taken
 
 
-@examples(20)
 @given(st.lists(messages, max_size=5), st.lists(st.integers(1, 40), min_size=1))
 def test_messages_are_read_from_any_pieces(sent: list[Message], cuts: list[int]) -> None:
     octets = b"".join(map(encode, sent))
