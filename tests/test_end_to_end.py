@@ -387,7 +387,7 @@ def test_wrong_usage_exits_with_2_and_an_error(arguments: list[str], words: byte
 @pytest.mark.parametrize(
     ("start", "arguments", "words"),
     [
-        (installed, ["run", "--boot", "soon"], b"constant:SECONDS"),
+        (installed, ["lab", "--identity", "none"], b"--identity"),
         (lom_agent, ["run", "--lom-network", "interface:nowhere0"], b"nowhere0"),
     ],
     ids=["before the reactor runs", "in the reactor"],
