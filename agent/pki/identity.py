@@ -127,9 +127,7 @@ def load_pkcs12(blob: bytes, password: str | None) -> Identity:
 
 
 @lru_cache(maxsize=4)
-def _unpacked(
-    blob: bytes, password: str | None
-) -> tuple[x509.Certificate, PrivateKey, tuple[x509.Certificate, ...]]:
+def _unpacked(blob: bytes, password: str | None) -> tuple[x509.Certificate, PrivateKey, tuple[x509.Certificate, ...]]:
     if len(blob) > MAX_PKCS12_BYTES:
         raise IdentityError(f"expected a PKCS12 of at most {MAX_PKCS12_BYTES:,} bytes, found {len(blob):,}")
     from agent.pki.pfx import MACMismatch, PKCS12Error, prepare  # with asn1crypto, imported when it is used
