@@ -15,8 +15,8 @@ from agent.measure.limits import parse_limit
 from agent.scenario.reading import read_scenario
 
 SCENARIOS = Path(__file__).parent.parent / "fixtures" / "scenarios"
-MACS = 6  # two segments, one for each worker
-SMALL = (f"fleet.devices={MACS}", "fleet.segment_size=3", "load.tail=10")
+MACS = 4  # two segments, one for each worker
+SMALL = (f"fleet.devices={MACS}", "fleet.segment_size=2", "load.tail=10")
 QUICK_BOOT = "fleet.boot=uniform:0.2,0.5"
 # What makes hours into seconds, and the operations that have to have happened.
 RUNS: dict[str, tuple[tuple[str, ...], set[str]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from cryptography import x509
@@ -118,7 +119,15 @@ def load_pkcs12(blob: bytes, password: str | None) -> Identity:
 
     Raises WrongPasswordError, or IdentityError for any other fault. The work for a hostile file is limited: its rounds
     of key derivation are counted before the first one.
+
+    The last few files are remembered: some servers send one identity to all Macs, and a conformance run records what a
+    Mac has just unpacked.
     """
+    return Identity(*_unpacked(bytes(blob), password))
+
+
+@lru_cache(maxsize=4)
+def _unpacked(blob: bytes, password: str | None) -> tuple[x509.Certificate, PrivateKey, tuple[x509.Certificate, ...]]:
     if len(blob) > MAX_PKCS12_BYTES:
         raise IdentityError(f"expected a PKCS12 of at most {MAX_PKCS12_BYTES:,} bytes, found {len(blob):,}")
     from agent.pki.pfx import MACMismatch, PKCS12Error, prepare  # with asn1crypto, imported when it is used
@@ -140,7 +149,7 @@ def load_pkcs12(blob: bytes, password: str | None) -> Identity:
         raise IdentityError("expected a private key and its certificate in the PKCS12, found only one of them")
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
         raise IdentityError(f"expected an RSA or elliptic curve key in the PKCS12, found a {type(key).__name__}")
-    return Identity(certificate, key, others)
+    return certificate, key, others
 
 
 def dump_pkcs12(identity: Identity, password: str, friendly_name: str) -> bytes:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
-from command import COMMAND, SECONDS, lom_agent
+from command import lom_agent
 
 from agent.plists import dump_xml
 
 UNKNOWN_VARIABLE = "%Nothing%"
+BROKEN_STANDARD_ERROR = """
+import os
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 2)
+"""
 
 
 @pytest.fixture
@@ -44,17 +48,9 @@ def test_a_run_that_is_not_quiet_shows_them_among_its_progress(run_with_a_warnin
 
 
 def test_closed_standard_error_ends_neither_run_nor_summary(run_with_a_warning: tuple[str, ...]) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "wb") as broken:
-        done = subprocess.run(
-            [COMMAND, *run_with_a_warning, "--quiet"],
-            stdout=subprocess.PIPE,
-            stderr=broken,
-            timeout=SECONDS,
-            check=False,
-        )
+    done = lom_agent(*run_with_a_warning, "--quiet", patch=BROKEN_STANDARD_ERROR)
     assert done.returncode == 1
+    assert done.stderr == b""
     assert b"profile" in done.stdout
 
 

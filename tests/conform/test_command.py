@@ -79,9 +79,9 @@ def test_a_file_that_cannot_be_written_takes_nothing_else_with_it(tmp_path: Path
 
 def test_a_report_on_standard_output_is_before_the_text_also_in_a_file(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with out.open("wb") as file:
-        line = [COMMAND, "conform", "--only", "MDM-SESSION-01", "--quiet", "--markdown", "/dev/stdout"]
-        assert subprocess.run(line, stdout=file, check=False).returncode == 0
+    into_file = f"import os\nos.dup2(os.open({str(out)!r}, os.O_WRONLY | os.O_CREAT), 1)\n"
+    line = ["conform", "--only", "MDM-SESSION-01", "--quiet", "--markdown", "/dev/stdout"]
+    assert lom_agent(*line, patch=into_file).returncode == 0
     text = out.read_text()
     assert text.startswith("## MDM conformance\n")
     assert "1 requirement: 1 pass" in text
@@ -144,15 +144,10 @@ def test_the_operator_is_told_what_to_do_and_ctrl_c_gives_the_verdicts_so_far(tm
 
 def test_the_operator_is_asked_for_a_renewal_and_nothing_is_judged_without_one(tmp_path: Path) -> None:
     with lab(tmp_path) as options:
-        line = [COMMAND, "conform", "--server", "manual", "--only", "MDM-RENEW", *options]
-        with subprocess.Popen(
-            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stderr is not None
-            _read_until(process.stderr, "Have the server renew the MDM identity of the Mac")
-            said, _errors = process.communicate()  # which closes its standard input
-        assert process.returncode == 0
-    assert "0 fail, 0 warn, 0 not applicable, 5 not tested." in said
+        done = lom_agent("conform", "--server", "manual", "--only", "MDM-RENEW", *options)  # its standard input ends
+        assert done.returncode == 0, done.stderr
+    assert b"Have the server renew the MDM identity of the Mac" in done.stderr
+    assert b"0 fail, 0 warn, 0 not applicable, 5 not tested." in done.stdout
 
 
 def _read_until(stream: IO[str], text: str) -> None:

@@ -111,8 +111,8 @@ class MicroMDMAPI(Resource):
         return {name: values[key] for key, name in self.keys.items() if name != self._without}
 
 
-def played_through_micromdm(run_in_reactor: InReactor, **api: Any) -> dict[str, str]:
-    """The verdicts of the LOM requirements through MicroMDM's API."""
+def played_through_micromdm(run_in_reactor: InReactor, probed: str, **api: Any) -> dict[str, str]:
+    """The verdicts of the LOM requirements through MicroMDM's API, after the probes of those that begin so."""
 
     async def scenario() -> Trace:
         target = lab()
@@ -120,7 +120,7 @@ def played_through_micromdm(run_in_reactor: InReactor, **api: Any) -> dict[str, 
         try:
             config = MicroMDMConfig(f"http://127.0.0.1:{port.getHost().port}", "key")
             through = replace(target, adapter="micromdm", config=config)
-            return await played(through, selected("all", ["LOM"]), patience=SECONDS)
+            return await played(through, selected("all", [probed]), patience=SECONDS)
         finally:
             await port.stopListening()
 
@@ -128,7 +128,7 @@ def played_through_micromdm(run_in_reactor: InReactor, **api: Any) -> dict[str, 
 
 
 def test_through_micromdm_only_the_form_of_lom_commands_and_what_follows_is_judged(run_in_reactor: InReactor) -> None:
-    verdicts = played_through_micromdm(run_in_reactor)
+    verdicts = played_through_micromdm(run_in_reactor, "LOM")
     assert {id_ for id_, verdict in verdicts.items() if verdict == "pass"} == {
         *("LOM-DEVICE-01", "LOM-DEVICE-08", "LOM-DEVICE-09", "LOM-DEVICE-10"),
         *("LOM-DEVICE-13", "LOM-DEVICE-14", "LOM-DEVICE-16", "LOM-SETUP-02", "LOM-SETUP-20"),
@@ -137,7 +137,7 @@ def test_through_micromdm_only_the_form_of_lom_commands_and_what_follows_is_judg
 
 
 def test_what_micromdm_encodes_wrongly_fails(run_in_reactor: InReactor) -> None:
-    verdicts = played_through_micromdm(run_in_reactor, without="SecondaryIPv6AddressList")
+    verdicts = played_through_micromdm(run_in_reactor, "LOM-DEVICE", without="SecondaryIPv6AddressList")
     assert [id_ for id_, verdict in verdicts.items() if verdict in ("fail", "warn")] == ["LOM-DEVICE-01"]
 
 

@@ -120,7 +120,7 @@ def test_stall_shows_in_an_open_loop_and_not_in_a_closed_one(run_in_reactor: Run
             {"kind": "enroll", "concurrency": 32},
             {**checkin, "name": "open", "rate": 6},
             {**checkin, "name": "closed", "concurrency": 2},
-            devices=30,
+            devices=16,
             workers=1,
             started=started,
             trace=lambda _shard: str(tmp_path / "trace.jsonl"),

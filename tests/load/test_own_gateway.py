@@ -37,27 +37,27 @@ def full(monkeypatch: pytest.MonkeyPatch, most: int = 0) -> None:
     monkeypatch.setattr("agent.load.conductor.pushes.PushRouter", partial(PushRouter, most=most))
 
 
-@pytest.mark.parametrize("phase", [COMMAND, PUSHED], ids=["command", "checkin"])
 def test_a_server_that_hands_our_own_refusal_on_has_not_failed(
-    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, phase: dict[str, Any]
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full(monkeypatch)
     monkeypatch.setattr("agent.net.apns.provider.TRIES", 1)  # the lab gives the 503 on at once
-    conductor = run(run_in_reactor, {**phase, "timeout": 60.0})
+    conductor = run(run_in_reactor, *({**phase, "timeout": 60.0} for phase in (COMMAND, PUSHED)))
     metrics = conductor.metrics()
-    assert failed(metrics) == {("push", "own_gateway"): 8, ("delivery", "own_gateway"): 8}
-    assert counts(metrics)["enqueue"] == 8
-    assert "no failure of the server" in metrics.failures()[0].example
-    assert merge_push_counts(conductor.push_counts())["own"]["overloaded"] == 8
+    assert [phase.state.failed for phase in conductor.phases] == [0, 8, 8]
+    assert failed(metrics) == {("push", "own_gateway"): 16, ("delivery", "own_gateway"): 16}
+    assert counts(metrics)["enqueue"] == 16
+    assert all("no failure of the server" in each.example for each in metrics.failures())
+    assert merge_push_counts(conductor.push_counts())["own"]["overloaded"] == 16
 
 
-@pytest.mark.parametrize("phase", [COMMAND, PUSHED], ids=["command", "checkin"])
 def test_a_server_that_still_tries_when_the_time_is_over_has_not_failed(
-    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch, phase: dict[str, Any]
+    run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full(monkeypatch)
-    conductor = run(run_in_reactor, {**phase, "timeout": 6.0})
-    assert failed(conductor.metrics())["delivery", "own_gateway"] == 8
+    conductor = run(run_in_reactor, *({**phase, "timeout": 6.0} for phase in (COMMAND, PUSHED)))
+    assert [phase.state.failed for phase in conductor.phases] == [0, 8, 8]
+    assert failed(conductor.metrics())["delivery", "own_gateway"] == 16
     assert {kind for _, kind in failed(conductor.metrics())} == {"own_gateway"}
 
 

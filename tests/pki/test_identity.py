@@ -447,3 +447,16 @@ def test_certificate_can_have_an_empty_subject() -> None:
 
 def test_serial_numbers_are_unique() -> None:
     assert len({ROOT.issue("a", CLIENT_USAGE, key=MAC.key).certificate.serial_number for _ in range(50)}) == 50
+
+
+def test_a_file_that_was_just_read_is_not_decrypted_again_and_each_reader_has_an_identity_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blob = dump_pkcs12(MAC, "asked for twice", "mac")
+    first = load_pkcs12(blob, "asked for twice")
+    monkeypatch.setattr("agent.pki.identity.read_pkcs12", None)
+    second = load_pkcs12(blob, "asked for twice")
+    assert first is not second
+    assert same(first, second)
+    with pytest.raises(WrongPasswordError):
+        load_pkcs12(blob, "another")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import strategies_load as load
+from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +54,7 @@ def refusal(text: str, *overrides: str) -> str:
 # What is right
 
 
+@examples(25)
 @given(load.documents)
 def test_valid_scenario_survives_a_round_trip(document: dict[str, Any]) -> None:
     scenario = scenario_from(document)
@@ -363,12 +365,14 @@ values = st.recursive(
 )
 
 
+@examples(25)
 @given(st.dictionaries(words, values, max_size=4))
 def test_any_document_is_valid_or_refused(document: dict[str, Any]) -> None:
     with suppress(OperatorError):
         scenario_from(document)
 
 
+@examples(25)
 @given(load.documents, st.data())
 def test_document_with_one_changed_value_is_valid_or_refused(document: dict[str, Any], data: st.DataObject) -> None:
     place: Any = document
