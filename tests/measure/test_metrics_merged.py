@@ -62,7 +62,7 @@ def full():
     )
 
 
-@examples(20)
+@examples(20, explored=40)
 @given(shards)
 def test_merged_shards_are_the_metrics_of_all_records(parts):
     whole = counted(*(record for part in parts for record in part))
@@ -77,7 +77,7 @@ def test_merged_shards_are_the_metrics_of_all_records(parts):
         assert together.stage_summary(name) == whole.stage_summary(name)
 
 
-@examples(20)
+@examples(20, explored=40)
 @given(shards, st.randoms())
 def test_the_order_and_the_grouping_do_not_matter(parts, random):
     snapshots = [counted(*part).snapshot() for part in parts]

@@ -143,7 +143,7 @@ def test_a_second_before_the_start_is_misuse():
         TimeLine().add(-1, {})
 
 
-@examples(25)
+@examples(25, explored=50)
 @given(message, st.randoms())
 def test_the_order_in_which_workers_report_does_not_matter(reports, random):
     mixed = in_order(random.sample(reports, len(reports)))
@@ -151,7 +151,7 @@ def test_the_order_in_which_workers_report_does_not_matter(reports, random):
     assert line(*mixed).rows() == line(*by_worker).rows()
 
 
-@examples(25)
+@examples(25, explored=50)
 @given(message, st.tuples(*[counts] * WORKERS))
 def test_every_row_is_the_sum_of_the_last_reports_of_all_workers(reports, fleet):
     found = line(*in_order(reports), fleet=fleet).rows()
@@ -167,7 +167,7 @@ def test_every_row_is_the_sum_of_the_last_reports_of_all_workers(reports, fleet)
         assert sum(row.operations[name].count for row in found if name in row.operations) == sent
 
 
-@examples(25)
+@examples(25, explored=50)
 @given(message)
 def test_rows_may_have_crossed_json(reports):
     reports = in_order(reports)

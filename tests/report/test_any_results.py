@@ -160,7 +160,7 @@ def test_counts_without_latencies_give_a_page_or_operator_error(folder: Path) ->
     read_edited(folder, empty_histogram())
 
 
-@examples(10)
+@examples(10, explored=25)
 @given(changed())
 def test_edited_document_gives_a_page_or_operator_error(folder: Path, document: dict[str, Any]) -> None:
     read_edited(folder, document)
@@ -171,7 +171,7 @@ def whole() -> list[bytes]:
     return [json.dumps(document).encode() for document in smalls()]
 
 
-@examples(10)
+@examples(10, explored=25)
 @given(
     st.deferred(lambda: st.sampled_from(whole())),
     st.lists(st.tuples(st.integers(0, 2**20), st.binary(max_size=4)), min_size=1, max_size=4),

@@ -73,7 +73,7 @@ def sessions(*seconds):
     return counted([Exchange("session", 0, 0.0, each) for each in seconds])
 
 
-@examples(20)
+@examples(20, explored=50)
 @given(st.lists(st.lists(records, max_size=10), min_size=1, max_size=3))
 def test_merged_counts_percentiles_and_failures_equal_those_of_all_records(parts):
     whole = counted(record for part in parts for record in part)
@@ -91,7 +91,7 @@ def test_merged_counts_percentiles_and_failures_equal_those_of_all_records(parts
     assert sum(error["count"] for error in merged["errors"]) == sum(each.count for each in whole.failures())
 
 
-@examples(20)
+@examples(20, explored=50)
 @given(st.lists(records, max_size=20))
 def test_merging_one_document_keeps_it(seen):
     merged = merged_plain([document(counted(seen))])

@@ -71,7 +71,7 @@ def results(draw: st.DrawFn) -> dict[str, Any]:
     return document
 
 
-@examples(25)
+@examples(25, explored=50)
 @given(results())
 def test_every_output_agrees_on_the_outcome(document: dict[str, Any]) -> None:
     found = outcome(documents.typed(document))
@@ -109,7 +109,7 @@ def test_report_agrees_on_the_outcome(passed: bool) -> None:
     assert ('<header class="verdict bad">' in report_html([documents.typed(document)])) is not passed
 
 
-@examples(25)
+@examples(25, explored=50)
 @given(results(), results())
 def test_merged_outcome_passes_only_if_every_part_passes(one: Any, other: Any) -> None:
     parts = []

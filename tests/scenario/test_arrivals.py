@@ -150,14 +150,14 @@ def test_poisson_arrivals_have_the_mean_rate_and_uneven_gaps() -> None:
     assert sum((gap - mean) ** 2 for gap in gaps) / len(gaps) == pytest.approx(mean**2, rel=0.1)  # exponential
 
 
-@examples(25)
+@examples(25, explored=50)
 @given(load.ramps)
 def test_ramp_count_follows_from_its_mean_rate(ramp: Ramp) -> None:
     made = arrivals(ArrivalPlan(ramp, ramp.seconds, again=True), 10)
     assert abs(len(made) - (ramp.rate + ramp.to_rate) / 2 * ramp.seconds) <= 1.0 + 1e-6 * len(made)
 
 
-@examples(25)
+@examples(25, explored=50)
 @given(load.ramps, st.floats(0.0, 1.0))
 def test_ramp_times_follow_from_its_integral(ramp: Ramp, share: float) -> None:
     until = ramp.seconds * share

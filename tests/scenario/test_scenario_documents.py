@@ -61,7 +61,7 @@ def test_examples_of_the_reference_are_valid() -> None:
 # The file to begin with
 
 
-@examples(25)
+@examples(25, explored=50)
 @given(st.sets(st.sampled_from(sorted(PHASE_KINDS))))
 def test_new_scenario_is_valid_and_has_the_requested_phases(kinds: set[str]) -> None:
     scenario = scenario_from(tomllib.loads(template(sorted(kinds))))

@@ -54,7 +54,7 @@ def refusal(text: str, *overrides: str) -> str:
 # What is right
 
 
-@examples(25)
+@examples(25, explored=50)
 @given(load.documents)
 def test_valid_scenario_survives_a_round_trip(document: dict[str, Any]) -> None:
     scenario = scenario_from(document)
@@ -365,14 +365,14 @@ values = st.recursive(
 )
 
 
-@examples(25)
+@examples(25, explored=50)
 @given(st.dictionaries(words, values, max_size=4))
 def test_any_document_is_valid_or_refused(document: dict[str, Any]) -> None:
     with suppress(OperatorError):
         scenario_from(document)
 
 
-@examples(25)
+@examples(25, explored=50)
 @given(load.documents, st.data())
 def test_document_with_one_changed_value_is_valid_or_refused(document: dict[str, Any], data: st.DataObject) -> None:
     place: Any = document
