@@ -72,8 +72,8 @@ async def xml(stage: Stage) -> None:
 
 async def bare_result(stage: Stage) -> None:
     """The result of DeviceInformation has none of the values that were asked for."""
-    mac = await stage.enrolled()
-    stage.rule(mac, on="command", do="not_now", times=1)
+    mac = await stage.managed()
+    stage.rule(mac, on="command", type=str(INFORMATION["RequestType"]), do="not_now", times=1)
     queued = await stage.queue(mac, INFORMATION)
     await stage.result(queued, Status.NOT_NOW.value)
     await stage.idle(mac)

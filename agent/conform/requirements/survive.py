@@ -111,8 +111,8 @@ def _entry(
     return Requirement(f"MDM-SURVIVE-{number:02}", level, says, source, ("lom", "mdm"), (probe,), check, needs)
 
 
-_BROKEN = Source("RFC 9112", "9.6", "2022-06")
-_RESULT = Source("Apple Mobile Device Management Protocol Reference", "MDM Protocol, Status", "2019-03-25")
+_BROKEN = Source("RFC 9112", "9.3.1", "2022-06")
+_RESULT = Source("Apple Mobile Device Management Protocol Reference", "MDM Protocol, MDM Result Payloads", "2019-03-25")
 _BAD_REQUEST = Source("RFC 9110", "15.5.1 and 15.6", "2022-06")
 _WRONG = "survive-wrong-reports"
 REQUIREMENTS = (

@@ -19,6 +19,12 @@ from agent.conform.verdicts.requirement import Requirement
 SCHEMA = "lom-agent conformance report"
 VERSION = 1
 MOST_EVIDENCE = 6  # records under one verdict
+_CONCLUSIONS = {
+    0: "No must failed.",
+    1: "A must failed.",
+    3: "No Mac could enroll, or the server stopped answering: what needs an enrolled Mac was not tested.",
+    4: "No must failed without a waiver; some waivers expect a failure that happened, or one that did not.",
+}
 
 
 class Evidence(Struct, frozen=True, omit_defaults=True):
@@ -84,6 +90,27 @@ class Report(Struct, frozen=True, kw_only=True):
     def summary(self) -> str:
         """The counts, as a phrase."""
         return ", ".join(f"{count} {verdict}" for verdict, count in self.counts.items())
+
+    @property
+    def conclusion(self) -> str:
+        """What the exit status means, as sentences."""
+        total, untested = len(self.requirements), self.counts["not tested"]
+        left = f" Not tested: {untested} of {total}." if untested else ""
+        return f"{_CONCLUSIONS[self.exit_status]}{left}"
+
+    @property
+    def facts(self) -> str:
+        """What the report is of and from, on one line."""
+        parts = [f"lom-agent {self.agent}", f"seed {self.seed}", f"profile {self.profile}"]
+        parts += [f"only {', '.join(self.only)}"] if self.only else []
+        parts += [f"macOS {self.os}"] if self.os else []
+        return ", ".join([*parts, self.time, f"{self.schema} {self.version}"])
+
+    @property
+    def software(self) -> str:
+        """The server's software, as a sentence."""
+        known = self.server.software
+        return f"Server software: {known}." if known else "Server software: unknown; give it with --software."
 
     def as_json(self) -> bytes:
         """The document of ``--json``."""
