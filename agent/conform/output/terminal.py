@@ -22,7 +22,7 @@ def lines(report: Report, *, every: bool = False) -> Iterator[str]:
     yield ""
     for entry in report.requirements:
         if every or entry.verdict != "pass" or entry.waived:
-            yield from _entry(entry)
+            yield from entry_lines(entry)
     if not report.complete:
         yield "The run was stopped: the requirements that were not reached are not tested."
     for entry in report.stale():
@@ -31,7 +31,8 @@ def lines(report: Report, *, every: bool = False) -> Iterator[str]:
     yield report.conclusion
 
 
-def _entry(entry: Entry) -> Iterator[str]:
+def entry_lines(entry: Entry) -> Iterator[str]:
+    """One requirement: its verdict, and what shows a failure."""
     waived = f" ({entry.waived})" if entry.waived else ""
     yield f"{entry.verdict.upper():15}{entry.id}{waived}  {entry.says}"
     if entry.verdict in ("fail", "warn"):

@@ -43,6 +43,12 @@ from agent.service.macs.parts import ServiceSettings
 from agent.service.types import AddMacs, Enroll, Event, Wait
 
 PATIENCE_SECONDS = 10.0  # ours: how long something that the server has to do is waited for
+_EVENTS = {
+    "delivered": "that the server accepts the result",
+    "answered": "that the Mac answers the command",
+    "session_ended": "the end of a session",
+    "power": "the power state",
+}
 _BOOT = "constant:0.1"  # of the Macs: no requirement is about the time of a boot
 ValueT = TypeVar("ValueT")
 
@@ -297,8 +303,10 @@ class Stage:
             event = await self.service.events.wait(wait, self._reactor)
         except TimedOut as error:
             self.recorder.note("waited", udid=mac.udid, event=kind, **wanted)
-            words = " ".join([kind.replace("_", " "), *wanted.values()])
-            raise Waited(f"Expected “{words}” of {mac.udid} within {self.patience:g} s, found nothing.") from error
+            what = " ".join([_EVENTS.get(kind, kind.replace("_", " ")), *wanted.values()])
+            raise Waited(
+                f"Expected {what}, of the Mac {mac.udid}, within {self.patience:g} s, found nothing."
+            ) from error
         await deferLater(self._reactor, 0)  # the Mac finishes what it does first
         return event
 

@@ -142,7 +142,8 @@ def _entry(judged: Judged, records: Mapping[int, Any]) -> Entry:
     finding = judged.finding
     reason = finding.reason
     if judged.waiver is not None and judged.waived:
-        reason = " ".join(part for part in (reason, judged.waiver.reason, judged.waiver.issue) if part)
+        waiver = " ".join(filter(None, (judged.waiver.reason, judged.waiver.issue)))
+        reason = " ".join(filter(None, (reason, f"Waiver: {waiver}")))
     shown = [records[number] for number in finding.records[:MOST_EVIDENCE] if number in records]
     return Entry(
         requirement.id,
