@@ -114,8 +114,8 @@ lom-agent conform --enroll https://127.0.0.1:8443/enroll --ca lab/ca.pem --serve
 
 Add `--waivers waivers.toml` once you have written one.
 
-`--junit` writes a test case for each requirement, with the exchanges that show a failure, `--json` the whole report in a
-versioned schema, `--markdown` a summary for the page of the job, and `--html` a page for people. Keep the trace:
+`--junit` writes a test case for each requirement, with the exchanges that show a failure, `--json` the whole report in
+a versioned schema, `--markdown` a summary for the page of the job, and `--html` a page for people. Keep the trace:
 `lom-agent conform --from-trace trace.jsonl` judges it again without the server, for example with other waivers or with
 the checks of a later version of lom-agent.
 
@@ -130,7 +130,7 @@ Each of the others is a record with a `type`, a `number` from 1 and the `probe`:
 | `exchange` | a request of a Mac and its response, with parsed bodies; of the kind `raw` if the probe itself wrote it |
 | `push` | a request to the APNs gateway: topic, expiration, priority, and the gateway's answer |
 | `tls` | a TLS handshake by a probe: what it offered, what was agreed on, the server's certificates |
-| `note` | what the probe did (`queued`, `refused`), found (`identity`, `LOM identity`, `trust`), or waited for in vain (`waited`) |
+| `note` | what the probe did (`queued`), found (`identity`, `LOM identity`, `trust`), or waited for in vain (`waited`) |
 | `probe` | the end of a probe: `done`, `stopped` or `not run`, with the reason |
 
 The trace contains no secrets. Challenges, passwords, private keys, PINs and tokens are replaced by
