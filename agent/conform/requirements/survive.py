@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.conform.probes.survive import BARE, EMPTY, HALF, LONG, PARAMETER, STATUS, TYPES, UPPER, XML
+from agent.conform.probes.survive import BARE, EARLY, EMPTY, HALF, LONG, PARAMETER, STATUS, TYPES, UPPER, XML
 from agent.conform.reading.sessions import NOT_SENT, answer_to, next_session, unprepared
 from agent.conform.stage.http2_resets import RESET
 from agent.conform.trace.evidence import Evidence
@@ -204,5 +204,13 @@ REQUIREMENTS = (
         http2_reset,
         "survive-http2-reset",
         needs="http2",
+    ),
+    _entry(
+        12,
+        Level.MUST,
+        "A server must survive a report that comes before TokenUpdate.",
+        Source("checkin/tokenupdate.yaml", "notes"),
+        _survived(EARLY),
+        "survive-early",
     ),
 )
