@@ -54,7 +54,7 @@ SECONDS = 60.0  # after which a coroutine is stuck: far beyond what any test tak
 
 SLOW_FIXTURES = {"run_in_reactor", "both_ends"}  # of tests with real sockets
 
-RunInReactor = Callable[[Coroutine[Any, Any, Any]], Any]
+RunInReactor = Callable[..., Any]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -131,7 +131,7 @@ def others(both_ends: tuple[Namespace, Namespace]) -> Iterator[Namespace]:
     both_ends[1].ip("addr", "flush", "dev", THERE)
 
 
-def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def _run(coroutine: Coroutine[Any, Any, Any], seconds: float = SECONDS) -> Any:
     ends: list[Any] = []
 
     def begin() -> None:
@@ -139,10 +139,10 @@ def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
         deferred.addBoth(ends.append).addBoth(lambda _: reactor.callLater(0, reactor.crash))
 
     reactor.callLater(0, begin)
-    stuck = reactor.callLater(SECONDS, reactor.crash)
+    stuck = reactor.callLater(seconds, reactor.crash)
     reactor.run(installSignalHandlers=False)
     if not ends:
-        pytest.fail(f"the coroutine did not end within {SECONDS:g} s")
+        pytest.fail(f"the coroutine did not end within {seconds:g} s")
     stuck.cancel()
     if isinstance(ends[0], Failure):
         ends[0].raiseException()

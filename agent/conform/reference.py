@@ -34,6 +34,9 @@ APNs gateway ([push.md](push.md)). Without it, a Mac opens a session as soon as 
 `macos27`, or `all`. `--only LOM-DEVICE` selects an area and `--only LOM-DEVICE-03` one requirement, in any profile.
 `--list` prints them.
 
+A server that keeps its Macs knows those of a seed already in a second run. Use another `--seed` for each run, unless it
+lets a known Mac enroll again ([servers.md](servers.md#the-same-seed-twice)).
+
 ## Verdicts
 
 | verdict | meaning |
@@ -44,7 +47,8 @@ APNs gateway ([push.md](push.md)). Without it, a Mac opens a session as soon as 
 | `not applicable` | the requirement needs a capability that, by the capabilities file, the server does not have |
 | `not tested` | the recorded messages do not show whether it holds; a reason is given. Never counted as a pass |
 
-Every report has the counts of all five.
+Every report has the counts of all five, the version of its schema and of lom-agent, the seed, the time, and the
+server's software: that of the header `Server`, or what `--software` says.
 
 | exit status | when |
 | --- | --- |
@@ -60,6 +64,9 @@ such a requirement is not tested. It is tested if the server composes the comman
 with `manual` through your actions in its console, with `webhook` through its three LOM requests
 ([servers.md](servers.md#webhook)). MicroMDM only encodes the values of its client: the form of its commands is judged,
 and what follows the answers, but not the values.
+
+A server may send commands of its own at any time, ask several Devices in one LOMDeviceRequest or in several, and use
+PKCS12, SCEP or ACME payloads for LOM identities.
 
 A server *survives* a message if it answers with neither 401 nor 5xx and the Mac's next session works, and a broken
 connection if the next session works.
@@ -94,15 +101,23 @@ until = 2027-03-31
 
 ## In CI
 
+With the lab of `lom-agent lab --out lab --port 8443` in place of your server:
+
 ```sh
-lom-agent conform --enroll https://mdm.example/enroll --server webhook --set server.webhook.enqueue.url=… \\
-    --waivers waivers.toml --junit conformance.xml --html conformance.html --markdown summary.md --trace trace.jsonl
+export LAB_TOKEN=$(cat lab/token)
+lom-agent conform --enroll https://127.0.0.1:8443/enroll --ca lab/ca.pem --server webhook \\
+    --set 'server.webhook.enqueue.url=https://127.0.0.1:8443/api/v1/macs/{udid}/commands' \\
+    --set 'server.webhook.enqueue.headers={Authorization="Bearer {env:LAB_TOKEN}", Content-Type="application/xml"}' \\
+    --set 'server.webhook.enqueue.body={command_plist}' --seed "$(date +%s)" \\
+    --junit conformance.xml --html conformance.html --markdown summary.md --trace trace.jsonl
 ```
 
-`--junit` writes a test case for each requirement, `--json` the whole report in a versioned schema, `--markdown` a
-summary for the page of the job, and `--html` a page for people. Keep the trace: `lom-agent conform --from-trace
-trace.jsonl` judges it again without the server, for example with other waivers or with the checks of a later version
-of lom-agent.
+Add `--waivers waivers.toml` once you have written one.
+
+`--junit` writes a test case for each requirement, with the exchanges that show a failure, `--json` the whole report in
+a versioned schema, `--markdown` a summary for the page of the job, and `--html` a page for people. Keep the trace:
+`lom-agent conform --from-trace trace.jsonl` judges it again without the server, for example with other waivers or with
+the checks of a later version of lom-agent.
 
 ## The trace
 
@@ -115,7 +130,7 @@ Each of the others is a record with a `type`, a `number` from 1 and the `probe`:
 | `exchange` | a request of a Mac and its response, with parsed bodies; of the kind `raw` if the probe itself wrote it |
 | `push` | a request to the APNs gateway: topic, expiration, priority, and the gateway's answer |
 | `tls` | a TLS handshake by a probe: what it offered, what was agreed on, the server's certificates |
-| `note` | what the probe did (`queued`, `refused`), found (`identity`, `trust`), or waited for in vain (`waited`) |
+| `note` | what the probe did (`queued`), found (`identity`, `LOM identity`, `trust`), or did not see (`waited`) |
 | `probe` | the end of a probe: `done`, `stopped` or `not run`, with the reason |
 
 The trace contains no secrets. Challenges, passwords, private keys, PINs and tokens are replaced by

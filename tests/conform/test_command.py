@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from command import COMMAND, installed, lom_agent, lom_agent_here
 from forked import Forked
 
+from agent import __version__
 from agent.conform.requirements import requirements
 from agent.lab.defects import all_defects
 
@@ -31,7 +32,7 @@ def test_a_run_writes_every_file_and_its_trace_is_judged_again(tmp_path: Path) -
     assert b"11 requirements: 11 pass, 0 fail, 0 warn, 0 not applicable, 0 not tested." in done.stdout
     report = json.loads(Path(names["json"]).read_bytes())
     assert (report["version"], report["seed"], report["exit_status"]) == (1, "once", 0)
-    assert report["server"]["software"] == "lom-agent lab"
+    assert report["server"]["software"] == f"lom-agent/{__version__} lab"
     suite = ElementTree.parse(names["junit"]).getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("11", "0")
     page = Path(names["html"]).read_text()
@@ -44,6 +45,8 @@ def test_a_run_writes_every_file_and_its_trace_is_judged_again(tmp_path: Path) -
     again = tmp_path / "again.json"
     assert status("--from-trace", names["trace"], "--json", str(again))[0] == 0
     assert json.loads(again.read_bytes()) == report
+    code, said = status("--from-trace", names["trace"], "--software", "Vendor MDM 5.1")
+    assert (code, "Server software: Vendor MDM 5.1." in said) == (0, True)
 
     # A waiver for what passes fails; one with a past day counts no more.
     waivers = tmp_path / "waivers.toml"

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from conform_runs import header
 
+from agent import __version__
 from agent.conform.output.html import html
 from agent.conform.output.junit import junit
 from agent.conform.output.markdown import markdown
@@ -114,7 +115,8 @@ def test_the_page_has_the_text_of_a_server_as_text_and_no_other_host(report: Rep
     page = html(report)
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)" in page
-    assert not re.findall(r"(?:src|href)=", page)
+    assert not re.findall(r"""src=|href=(?!"#A-B-)""", page)
+    assert page.count('href="#A-B-0') == 4  # three that failed or warned, and a stale waiver
     assert page.count("<details>") == 5  # each with a record that shows its verdict
     assert "\x1b" not in page
 
@@ -126,6 +128,19 @@ def test_the_summary_in_markdown_has_no_markup_of_a_server(report: Report) -> No
     assert "[y](z)" not in text
     row = next(line for line in text.splitlines() if "`A-B-01`" in line)
     assert len(re.findall(r"(?<!\\)\|", row)) == 5
+
+
+def test_every_report_says_what_it_is_of_and_from(report: Report) -> None:
+    schema, facts = "lom-agent conformance report 1", (__version__, "conform", "2026-09-21T", "&quot;q&quot;")
+    texts = ["\n".join(lines(report)), html(report), markdown(report), junit(report).decode()]
+    for text in texts:
+        plain = text.replace("\\", "").replace("&#34;", "&quot;").replace('"q"', "&quot;q&quot;")
+        assert [each for each in (schema, *facts) if each not in plain] == []
+        assert [verdict for verdict in report.counts if verdict not in plain] == []
+    assert all("A must failed. Not tested: 1 of 7." in text for text in texts[:3])
+    document = json.loads(report.as_json())
+    assert {"schema", "version", "agent", "seed", "server", "time", "counts"} <= document.keys()
+    assert document["server"]["software"].endswith('"q"')
 
 
 def test_a_report_of_a_stopped_run_says_so(report: Report) -> None:

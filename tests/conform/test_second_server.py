@@ -38,12 +38,13 @@ def judged(
     *,
     key: str = KEY,
     lacks: Mapping[str, bool] = LACKS,
+    busy: bool = False,
 ) -> Judgement:
     """The verdicts on the server with this fault: on all requirements, over the probes of some.
 
     Commands are queued with ``key``; ``lacks`` are the capabilities.
     """
-    server = PlainMDM(folder, fault)
+    server = PlainMDM(folder, fault, busy=busy)
     pem = server.ca.certificate.public_bytes(Encoding.PEM).decode()
     headers = (("Authorization", f"Bearer {key}"), ("Content-Type", "application/xml"))
     enqueue = RequestTemplate("PUT", f"{server.url}/queue/{{udid}}", headers, "{command_plist}")
@@ -78,6 +79,12 @@ def test_a_correct_server_breaks_no_must_and_what_it_lacks_is_never_a_pass(
     for area in ("MDM-DDM", "MDM-SCEP", "MDM-ACME"):
         verdicts = {each.verdict for id_, each in found.items() if id_.startswith(area)}
         assert verdicts == {Verdict.NOT_APPLICABLE}
+
+
+def test_commands_of_its_own_are_no_fault_of_a_server(run_in_reactor: InReactor, tmp_path: Path) -> None:
+    some = selected("mdm", ["MDM-SESSION", "MDM-SURVIVE-03", "MDM-SURVIVE-07"])
+    found = [each for each in judged(run_in_reactor, tmp_path, some, busy=True).judged if each.requirement in some]
+    assert [(each.requirement.id, each.finding) for each in found if each.verdict is not Verdict.PASS] == []
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -1,7 +1,8 @@
 """A second MDM server for the conformance tests: plain, blocking, of the standard library's http.server and ssl.
 
 It is written from Apple's pages and shares no code with lom-agent: identities are PKCS12, a Mac is known by its TLS
-certificate, there is no push and no declarative management. ``FAULTS`` are mistakes that a first MDM server makes.
+certificate, there is no push and no declarative management. ``FAULTS`` are mistakes that a first MDM server makes. A
+``busy`` one makes none: it asks each Mac for an inventory after the enrollment, as most servers do.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ FAULTS = {
     "repeats": "a command is sent again after its result",
     "trusts": "the UDID in a message is believed, whatever the certificate",
 }
+INVENTORY = (
+    {"RequestType": "DeviceInformation", "Queries": ["OSVersion", "SerialNumber"]},
+    {"RequestType": "ProfileList"},
+    {"RequestType": "NoSuchCommand"},
+)
 TOPIC = "com.apple.mgmt.External.0f3e7a52-plain"
 KEY = "plain-key"
 MOST_BYTES = 1024 * 1024
@@ -101,10 +107,11 @@ class CA:
 class PlainMDM:
     """The server, in threads of its own from ``start`` to ``stop``. ``folder`` gets its key; ``fault`` is of FAULTS."""
 
-    def __init__(self, folder: Path, fault: str = "") -> None:
+    def __init__(self, folder: Path, fault: str = "", *, busy: bool = False) -> None:
         if fault and fault not in FAULTS:
             raise ValueError(fault)
         self.fault = fault
+        self.busy = busy
         self.ca = CA()
         self.devices: dict[str, Device] = {}
         self.lock = threading.Lock()
@@ -168,6 +175,8 @@ class PlainMDM:
                 if not isinstance(message.get("Token"), bytes):
                     raise Refused(400)
                 _text(message, "PushMagic")
+                if self.busy and not device.ready:
+                    device.queue.update({str(uuid.uuid4()): dict(each) for each in INVENTORY})
                 device.ready = True
             case "CheckOut":
                 del self.devices[udid]

@@ -98,6 +98,12 @@ _FILE = click.Path(dir_okay=False)
     help="How long to wait for each expected action of the server.  [default: 10; manual: 600]",
 )
 @grouped_option(
+    _SERVER,
+    "--software",
+    metavar="TEXT",
+    help="The server's software and version, for the report.  [default: the Server header of its responses]",
+)
+@grouped_option(
     RESULTS,
     "--from-trace",
     type=_FILE,

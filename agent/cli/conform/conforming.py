@@ -45,6 +45,9 @@ def run_conform(options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
     signal_number = None
     if options["from_trace"] is not None:
         trace = read_trace(Path(options["from_trace"]))
+        if options["software"]:
+            server = msgspec.structs.replace(trace.header.server, software=options["software"])
+            trace.header = msgspec.structs.replace(trace.header, server=server)
         if {"profile", "only"} & set(given):
             selection = {"profile": options["profile"], "only": tuple(options["only"])}
             trace.header = msgspec.structs.replace(trace.header, **selection)
@@ -118,7 +121,7 @@ def _tested(
             profile=options["profile"],
             only=tuple(options["only"]),
             os=os,
-            server=ServerFacts(target.adapter, target.url),
+            server=ServerFacts(target.adapter, target.url, options["software"] or ""),
         )
         recorder = Recorder(header)
         stage = Stage(

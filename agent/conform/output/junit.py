@@ -1,4 +1,4 @@
-"""The report as JUnit XML: a test for each requirement, whose class is its area.
+"""The report as JUnit XML: a test for each requirement, whose class is its area. A failure has the exchanges as text.
 
 A failed must is a failure, unless a waiver expects it; then, as what warns, is not applicable or was not tested, it is
 a skipped test with the reason. A waiver for a failure that did not happen is a failure too.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from agent.conform.output.terminal import entry_lines
 from agent.conform.verdicts.document import Entry, Report
 from agent.report.junit import xml_text
 
@@ -36,7 +37,10 @@ def junit(report: Report) -> bytes:
             name, text = outcome
             failures += name == "failure"
             skipped += name == "skipped"
-            case.insert(0, Element(name, {"message": xml_text(text)}))
+            element = Element(name, {"message": xml_text(text)})
+            if entry.expected:
+                element.text = xml_text("\n".join(entry_lines(entry)))
+            case.insert(0, element)
     for name, count in (("tests", len(report.requirements)), ("failures", failures), ("skipped", skipped)):
         suite.set(name, str(count))
     suite.set("errors", "0")

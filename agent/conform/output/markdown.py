@@ -11,12 +11,13 @@ _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{each: f"\\{
 
 def markdown(report: Report) -> str:
     """The summary: the counts, and a row for each requirement that did not pass."""
-    server = " ".join(filter(None, (report.server.adapter, report.server.url, report.server.software)))
-    facts = f"profile {report.profile}, seed {_text(report.seed)}, lom-agent {_text(report.agent)}, {report.time}"
+    server = " ".join(filter(None, (report.server.adapter, report.server.url)))
     parts = [
         "## MDM conformance",
         "",
-        f"{_text(server)}; {facts}",
+        f"**{_text(report.conclusion)}**",
+        "",
+        f"{_text(server)}; {_text(report.facts)}. {_text(report.software)}",
         "",
         "| " + " | ".join(report.counts) + " |",
         "| " + " | ".join("---:" for _ in report.counts) + " |",

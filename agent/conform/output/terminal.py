@@ -17,32 +17,22 @@ _INDENT = " " * 6
 def lines(report: Report, *, every: bool = False) -> Iterator[str]:
     """The lines; with ``every``, also those of requirements that passed."""
     yield visible(f"lom-agent conform, {report.server.adapter} {report.server.url}".rstrip())
-    yield visible(f"lom-agent {report.agent}, seed {report.seed}, profile {report.profile}, {report.time}")
-    if report.server.software:
-        yield f"The server calls itself {visible(report.server.software)}."
+    yield visible(report.facts)
+    yield visible(report.software)
     yield ""
     for entry in report.requirements:
         if every or entry.verdict != "pass" or entry.waived:
-            yield from _entry(entry)
+            yield from entry_lines(entry)
     if not report.complete:
         yield "The run was stopped: the requirements that were not reached are not tested."
     for entry in report.stale():
         yield f"{entry.id} passed, but a waiver expects it to fail. Remove the waiver."
-    total, untested = len(report.requirements), report.counts["not tested"]
-    yield f"{counted(total, 'requirement')}: {report.summary}."
-    left = f" Not tested: {untested} of {total}." if untested else ""
-    yield f"{_VERDICTS[report.exit_status]}{left}"
+    yield f"{counted(len(report.requirements), 'requirement')}: {report.summary}."
+    yield report.conclusion
 
 
-_VERDICTS = {
-    0: "No must failed.",
-    1: "A must failed.",
-    3: "No Mac could enroll, or the server stopped answering: what needs an enrolled Mac was not tested.",
-    4: "Only failures that waivers expect, or waivers for failures that did not happen.",
-}
-
-
-def _entry(entry: Entry) -> Iterator[str]:
+def entry_lines(entry: Entry) -> Iterator[str]:
+    """One requirement: its verdict, and what shows a failure."""
     waived = f" ({entry.waived})" if entry.waived else ""
     yield f"{entry.verdict.upper():15}{entry.id}{waived}  {entry.says}"
     if entry.verdict in ("fail", "warn"):

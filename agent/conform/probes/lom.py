@@ -11,7 +11,10 @@ from agent.service.macs.groups import MacHandle
 
 
 async def order(stage: Stage) -> None:
-    """Each step of the LOM set-up is asked for before the one that it needs."""
+    """Each step of the LOM set-up is asked for before the one that it needs, and at last in order.
+
+    A server that refuses it in order, too, shows nothing by refusing it before.
+    """
     controller, device = stage.segment(2)
     for mac in (controller, device):
         await stage.enroll(mac)
@@ -19,11 +22,14 @@ async def order(stage: Stage) -> None:
         await stage.lom_setup(device)
     await stage.session(device)
     for mac in (controller, device):
-        await stage.result(await stage.lom_profile(mac))
+        await stage.lom_profile_installed(mac)
     with suppress(RequestFailed):
         await stage.lom_request(controller, "PowerON", [device])
     await stage.idle(controller)
     await stage.session(controller)
+    await stage.idle(controller)
+    await stage.result(await stage.lom_setup(device))
+    await stage.result(await stage.lom_request(controller, "PowerON", [device]))
 
 
 async def set_up(stage: Stage) -> None:
@@ -53,7 +59,7 @@ async def ready(stage: Stage, count: int) -> list[MacHandle]:
     macs = stage.segment(count)
     for mac in macs:
         await stage.enroll(mac)
-        await stage.result(await stage.lom_profile(mac))
+        await stage.lom_profile_installed(mac)
         await stage.result(await stage.lom_setup(mac))
     return macs
 
@@ -61,7 +67,7 @@ async def ready(stage: Stage, count: int) -> list[MacHandle]:
 PROBES = (
     Probe(
         "lom-order",
-        "Asks for LOMSetupRequest before the LOM profile, and for LOMDeviceRequest before LOMSetupRequest.",
+        "Asks for LOMSetupRequest before the LOM profile, for LOMDeviceRequest before LOMSetupRequest, then in order.",
         order,
     ),
     Probe("lom-partial", "Sends a request to two Devices, of which one refuses.", partial),

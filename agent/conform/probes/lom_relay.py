@@ -22,23 +22,26 @@ _MOST_COMMANDS = 20  # of a server that queues commands of its own
 
 
 async def setup_error(stage: Stage) -> None:
-    """A Device answers LOMSetupRequest with Error; then its Controller is asked to power it."""
+    """A Device answers LOMSetupRequest with Error; its Controller is asked to power it, and again after a set-up."""
     controller, device = stage.segment(2)
     for mac in (controller, device):
         await stage.enroll(mac)
-        await stage.result(await stage.lom_profile(mac))
+        await stage.lom_profile_installed(mac)
     stage.rule(device, on="command", type=SETUP_TYPE, do="error", times=1)
     await stage.result(await stage.lom_setup(device), Status.ERROR.value)
     with suppress(RequestFailed):  # a server should refuse it
         await stage.lom_request(controller, "PowerON", [device])
     await stage.idle(controller)
     await stage.session(controller)
+    await stage.idle(controller)
+    await stage.result(await stage.lom_setup(device))
+    await stage.result(await stage.lom_request(controller, "PowerON", [device]))
 
 
 async def setup_not_now(stage: Stage) -> None:
     """A Mac answers LOMSetupRequest with NotNow once, and opens another session."""
     mac = await stage.enrolled()
-    await stage.result(await stage.lom_profile(mac))
+    await stage.lom_profile_installed(mac)
     stage.rule(mac, on="command", type=SETUP_TYPE, do="not_now", times=1)
     await stage.result(await stage.lom_setup(mac), Status.NOT_NOW.value)
     await stage.idle(mac)
@@ -142,6 +145,10 @@ PROBES = (
     Probe("lom-power-on", "Powers a Device off, queues a command for it, and powers it on.", power_on),
     Probe("lom-request-error", "Answers LOMDeviceRequest with Error, and asks again.", request_error),
     Probe("lom-set-up-again", "Answers a second LOMSetupRequest with other addresses.", set_up_again),
-    Probe("lom-setup-error", "Answers LOMSetupRequest with Error, and asks for a request.", setup_error),
+    Probe(
+        "lom-setup-error",
+        "Answers LOMSetupRequest with Error, asks for a request, and sets up.",
+        setup_error,
+    ),
     Probe("lom-setup-not-now", "Answers LOMSetupRequest with NotNow once.", setup_not_now),
 )

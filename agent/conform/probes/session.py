@@ -8,7 +8,8 @@ from agent.conform.probes.probe import Probe
 from agent.conform.stage.stage import Stage
 from agent.mdm.results import Status
 
-INFORMATION = {"RequestType": "DeviceInformation", "Queries": ["OSVersion"]}
+_TYPE = "DeviceInformation"
+INFORMATION = {"RequestType": _TYPE, "Queries": ["OSVersion"]}
 UNKNOWN_UUID = "00000000-0000-4000-8000-00000000C0DE"  # of no command
 
 
@@ -38,8 +39,8 @@ async def once(stage: Stage) -> None:
 
 async def not_now(stage: Stage) -> None:
     """A Mac answers NotNow once, and opens another session."""
-    mac = await stage.enrolled()
-    stage.rule(mac, on="command", do="not_now", times=1)
+    mac = await stage.managed()
+    stage.rule(mac, on="command", type=_TYPE, do="not_now", times=1)
     await stage.result(await stage.queue(mac, INFORMATION), Status.NOT_NOW.value)
     await stage.idle(mac)
     await stage.session(mac)
@@ -47,22 +48,22 @@ async def not_now(stage: Stage) -> None:
 
 async def error(stage: Stage) -> None:
     """A Mac answers Error, and opens another session."""
-    mac = await stage.enrolled()
-    stage.rule(mac, on="command", do="error", times=1)
+    mac = await stage.managed()
+    stage.rule(mac, on="command", type=_TYPE, do="error", times=1)
     await _answered_and_again(stage, mac)
 
 
 async def format_error(stage: Stage) -> None:
     """A Mac answers CommandFormatError, and opens another session."""
-    mac = await stage.enrolled()
-    stage.rule(mac, on="command", do="format_error", times=1)
+    mac = await stage.managed()
+    stage.rule(mac, on="command", type=_TYPE, do="format_error", times=1)
     await _answered_and_again(stage, mac)
 
 
 async def second_result(stage: Stage) -> None:
     """The connection breaks while the server answers to a result, so that the Mac delivers it again."""
-    mac = await stage.enrolled()
-    stage.rule(mac, on="command", do="drop", at="in_response", times=1)
+    mac = await stage.managed()
+    stage.rule(mac, on="command", type=_TYPE, do="drop", at="in_response", times=1)
     queued = await stage.queue(mac, INFORMATION)
     await stage.event(mac, "session_ended", after=queued.after)
     await stage.session(mac)
@@ -86,7 +87,7 @@ async def malformed(stage: Stage) -> None:
 
 async def _answered_and_again(stage: Stage, mac: Any) -> None:
     queued = await stage.queue(mac, INFORMATION)
-    await stage.event(mac, "answered", after=queued.after)
+    await stage.event(mac, "answered", after=queued.after, request_type=_TYPE)
     await stage.idle(mac)
     await stage.session(mac)
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from agent import plists
+from agent.conform.probes.checkin import authenticate, token_update
 from agent.conform.probes.probe import Probe
 from agent.conform.probes.session import INFORMATION
-from agent.conform.stage.raw import mac_enrollment
 from agent.conform.stage.stage import Stage
-from agent.mdm import checkin, results
+from agent.mdm import results
 from agent.mdm.results import Status
 from agent.service.macs.groups import MacHandle
 
@@ -19,6 +19,7 @@ UPPER, PARAMETER = "upper case", "parameter"  # the words of two Content-Types
 XML, BARE, STATUS, LONG = "comment in XML", "bare result", "unknown status", "long report"
 EMPTY, TYPES = "empty report", "wrong types"
 HALF = "half a request over HTTP/2"
+EARLY = "Idle before TokenUpdate"
 
 
 async def before_request(stage: Stage) -> None:
@@ -63,8 +64,7 @@ async def content_type(stage: Stage) -> None:
 async def xml(stage: Stage) -> None:
     """The XML of a TokenUpdate has a byte order mark, a comment and character references."""
     mac = await stage.managed()
-    message = checkin.token_update(mac.udid, mac_enrollment(mac).topic, mac.mac.push_token, mac.mac.push_magic)
-    text = plists.dump_xml(message).decode().replace("TokenUpdate", "Token&#85;pdate")
+    text = plists.dump_xml(token_update(mac)).decode().replace("TokenUpdate", "Token&#85;pdate")
     text = text.replace("<dict>", "<!-- TokenUpdate -->\n<dict>", 1)
     await stage.raw.check_in(mac, f"\ufeff{text}".encode(), says=XML)
     await stage.session(mac)
@@ -72,8 +72,8 @@ async def xml(stage: Stage) -> None:
 
 async def bare_result(stage: Stage) -> None:
     """The result of DeviceInformation has none of the values that were asked for."""
-    mac = await stage.enrolled()
-    stage.rule(mac, on="command", do="not_now", times=1)
+    mac = await stage.managed()
+    stage.rule(mac, on="command", type=str(INFORMATION["RequestType"]), do="not_now", times=1)
     queued = await stage.queue(mac, INFORMATION)
     await stage.result(queued, Status.NOT_NOW.value)
     await stage.idle(mac)
@@ -90,6 +90,15 @@ async def wrong_reports(stage: Stage) -> None:
     await stage.raw.report(mac, {"Status": 0, "UDID": mac.udid, "CommandUUID": ["Idle"]}, says=TYPES)
     await stage.session(mac)
     await stage.raw.report(mac, b"", says=EMPTY)
+    await stage.session(mac)
+
+
+async def early(stage: Stage) -> None:
+    """A Mac enrolls again, and reports before its TokenUpdate; then it opens a session."""
+    mac = await stage.managed()
+    await stage.raw.check_in(mac, authenticate(mac), says="enrolls again")
+    await stage.raw.report(mac, _idle(mac), says=EARLY)
+    await stage.raw.check_in(mac, token_update(mac), says="enrolls again")
     await stage.session(mac)
 
 
@@ -125,6 +134,7 @@ PROBES = (
     Probe("survive-bare-result", "Sends a result of DeviceInformation without values.", bare_result),
     Probe("survive-before-request", "Resets the connection before a request.", before_request),
     Probe("survive-content-type", "Sends a Content-Type in another case, and with a parameter.", content_type),
+    Probe("survive-early", "Sends a report before the TokenUpdate of another enrollment.", early),
     Probe("survive-http2-reset", "Resets a request over HTTP/2 in the middle.", http2_reset),
     Probe("survive-in-request", "Resets the connection in the middle of a request.", in_request),
     Probe("survive-in-response", "Resets the connection when a command is sent.", in_response),

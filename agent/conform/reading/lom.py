@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from ipaddress import ip_address
 from typing import Any
 
 from cryptography import x509
@@ -13,9 +15,9 @@ from agent.conform.trace.bodies import certificates_of
 from agent.conform.trace.evidence import DeliveredCommand, Evidence, SentProfile
 from agent.conform.trace.records import MacRecord
 from agent.conform.verdicts.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
-from agent.pki.certificates import CertificateError
+from agent.pki.certificates import CertificateError, read_certificates
 
-GUIDE = "Apple Platform Deployment, Use lights-out management on Mac computers"
+GUIDE = "Apple Platform Deployment, Lights Out Management (LOM) device management payload settings"
 PAYLOAD = "profiles/com.apple.lom.yaml"
 SETUP = "commands/lom.setuprequest.yaml"
 REQUEST = "commands/lom.devicerequest.yaml"
@@ -32,6 +34,8 @@ ITEM: Mapping[str, type] = {
     **dict.fromkeys(LISTS, list),
     VERSION: int,
 }
+NO_IDENTITY = "No Mac got a LOM identity with a LOM profile of the server."
+UNKNOWN_DEVICE = "DeviceDNSName is no name of a LOM identity that is known, so the Device of an item is not known."
 NO_ACTIONS = "The server composed no {what} itself: it has no LOM actions that lom-agent knows, or refused them."
 CERTIFICATE_KEYS = ("DeviceCertificateUUID", "ControllerCertificateUUID")
 CA_KEYS = ("DeviceCACertificateUUIDs", "ControllerCACertificateUUIDs")
@@ -39,6 +43,8 @@ NEW_ADDRESSES = "new addresses"
 """By which the record of an answer to LOMSetupRequest is found that a probe wrote (``message_type``)."""
 EXAMPLE_ANSWER = "example answer"
 """The same of an answer to LOMDeviceRequest with the keys of the documented example."""
+IDENTITY_STEP = "LOM identity"
+"""Of the notes with the certificates of a LOM identity that a Mac has, and ``key``, that of the payload."""
 PKCS12 = "com.apple.security.pkcs12"
 IDENTITY_TYPES = (PKCS12, "com.apple.security.scep", "com.apple.security.acme")
 CA_TYPES = ("com.apple.security.root", "com.apple.security.pem", "com.apple.security.pkcs1")
@@ -76,29 +82,45 @@ def of_identities(evidence: Evidence, expected: str, judge: Callable[[x509.Certi
     """The first LOM identity about which ``judge`` says something; passed if there is none."""
     judged: list[SentProfile] = []
     for profile in lom_profiles(evidence):
-        for certificate in identities(profile):
+        for certificate in identities(evidence, profile):
             judged.append(profile)
             seen = judge(certificate)
             if seen:
                 return failed(expected, seen, profile)
-    return passed(*judged) if judged else not_tested("No LOM profile of the server had an identity as a PKCS12.")
+    return passed(*judged) if judged else not_tested(NO_IDENTITY)
 
 
-def identities(profile: SentProfile, keys: tuple[str, ...] = CERTIFICATE_KEYS) -> Iterator[x509.Certificate]:
-    """The own certificates of the LOM identities that come with the profile."""
-    for chain in chains(profile, keys):
+def identities(
+    evidence: Evidence, profile: SentProfile, keys: tuple[str, ...] = CERTIFICATE_KEYS
+) -> Iterator[x509.Certificate]:
+    """The own certificates of the LOM identities that a Mac has by the profile."""
+    for chain in chains(evidence, profile, keys):
         yield chain[0]
 
 
-def chains(profile: SentProfile, keys: tuple[str, ...]) -> Iterator[tuple[x509.Certificate, ...]]:
-    """The certificates of each LOM identity that comes with the profile, its own first."""
+def chains(evidence: Evidence, profile: SentProfile, keys: tuple[str, ...]) -> Iterator[tuple[x509.Certificate, ...]]:
+    """The certificates of each LOM identity that a Mac has by the profile, its own first.
+
+    A PKCS12 contains them; with a SCEP or ACME payload they are those that the Mac got.
+    """
     for payload in profile.of_type(LOM):
         for key in keys:
-            named = profile.payload(payload.get(key))
-            if named is not None and named.get("PayloadType") == PKCS12:
+            named = profile.payload(payload.get(key)) or {}
+            if named.get("PayloadType") == PKCS12:
                 chain = certificates_of(named.get("PayloadContent"))
-                if chain:
-                    yield chain
+            elif named.get("PayloadType") in IDENTITY_TYPES:
+                chain = _issued_to(evidence, profile, key)
+            else:
+                continue
+            if chain:
+                yield chain
+
+
+def _issued_to(evidence: Evidence, profile: SentProfile, key: str) -> tuple[x509.Certificate, ...]:
+    for note in evidence.notes(IDENTITY_STEP, profile.udid):
+        if note.number > profile.number and note.data["key"] == key:
+            return tuple(read_certificates(str(note.data["certificates"]).encode()))
+    return ()
 
 
 def anchors(profile: SentProfile, key: str) -> list[x509.Certificate]:
@@ -156,20 +178,29 @@ def of_items(
     judge: Callable[[Evidence, DeliveredCommand, Mapping[str, Any]], Finding | None],
     *,
     form: bool = False,
+    known: Callable[[Evidence, DeliveredCommand, Mapping[str, Any]], bool] = lambda *_: True,
 ) -> Finding:
     """The first failure in an item of a LOMDeviceRequest that the server composed; passed if there is none.
 
-    With ``form`` also of one of which it chose the form alone.
+    With ``form`` also of one of which it chose the form alone. An item that is not ``known`` cannot be judged: then
+    the rest does not pass.
     """
+    unknown: DeliveredCommand | None = None
     commands = first_of_each(by_server(evidence, REQUEST_TYPE, form=form))
     for command in commands:
         items = command.command.get("RequestList")
         if not isinstance(items, list) or not items:
             return failed("RequestList with at least one item", "none", command)
         for item in items:
-            found = judge(evidence, command, item if isinstance(item, dict) else {})
+            content = item if isinstance(item, dict) else {}
+            if not known(evidence, command, content):
+                unknown = unknown or command
+                continue
+            found = judge(evidence, command, content)
             if found is not None:
                 return found
+    if unknown is not None:
+        return not_tested(UNKNOWN_DEVICE, unknown)
     return passed(*commands) if commands else not_tested(NO_ACTIONS.format(what=REQUEST_TYPE))
 
 
@@ -183,7 +214,7 @@ def device_names(evidence: Evidence, udid: str) -> set[str]:
     found: set[str] = set()
     for profile in lom_profiles(evidence, udid):
         try:
-            for certificate in identities(profile, CERTIFICATE_KEYS[:1]):
+            for certificate in identities(evidence, profile, CERTIFICATE_KEYS[:1]):
                 alternative = extension_of(certificate, x509.SubjectAlternativeName)
                 found.add(common_name_of(certificate).lower())
                 if alternative is not None:
@@ -191,6 +222,21 @@ def device_names(evidence: Evidence, udid: str) -> set[str]:
         except CertificateError:
             continue
     return found - {""}
+
+
+def addresses_in(values: Mapping[str, Any], key: str) -> Counter[str] | None:
+    """The addresses of a list, each in its shortest form, in any order; None: the value is no list of strings."""
+    found = values.get(key)
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        return None
+    return Counter(map(_shortest, found))
+
+
+def _shortest(address: str) -> str:
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        return address
 
 
 def answer_of(evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> Mapping[str, Any]:

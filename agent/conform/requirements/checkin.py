@@ -133,11 +133,11 @@ _SET = Source("checkin/setbootstraptoken.yaml", "BootstrapToken")
 _GET = Source("checkin/getbootstraptoken.yaml", "BootstrapToken")
 
 
-def _entry(number: int, level: Level, says: str, source: Source, probe: str, check: Any) -> Requirement:
+def _entry(number: int, level: Level, says: str, source: Source, probe: str, check: Any, *more: str) -> Requirement:
     id_ = f"MDM-CHECKIN-{number:02d}"
     if probe == "checkin-bootstrap":
         return Requirement(id_, level, says, source, ("mdm",), (probe,), check, needs="bootstraptoken")
-    return Requirement(id_, level, says, source, ("lom", "mdm"), (probe,), check)
+    return Requirement(id_, level, says, source, ("lom", "mdm"), (probe, *more), check)
 
 
 REQUIREMENTS = (
@@ -148,6 +148,7 @@ REQUIREMENTS = (
         Source(_AUTHENTICATE, "notes"),
         "checkin-order",
         partial(check_in_answered, message_type="Authenticate"),
+        "enrollment-two",
     ),
     _entry(
         2,

@@ -246,9 +246,8 @@ def _entry(
     probe: str = "ddm-sync",
     *,
     level: Level = Level.MUST,
-    macos27: bool = False,
 ) -> Requirement:
-    profiles = ("mdm", "macos27") if macos27 else ("mdm",)
+    profiles = ("mdm", "macos27")
     return Requirement(f"MDM-DDM-{number:02d}", level, says, source, profiles, (probe,), check, needs="ddm")
 
 
@@ -258,28 +257,24 @@ REQUIREMENTS = (
         "A server must answer the endpoint tokens with 200 and SyncTokens, with DeclarationsToken and Timestamp.",
         Source(_CHECK_IN, "notes, tokens"),
         tokens_answered,
-        macos27=True,
     ),
     _entry(
         2,
         "Timestamp of SyncTokens must be a date and time of RFC 3339.",
         Source(_TOKENS, "SyncTokens"),
         timestamp,
-        macos27=True,
     ),
     _entry(
         3,
         "A server must answer the endpoint declaration-items with 200, the four arrays, and DeclarationsToken.",
         Source(_ITEMS, "Declarations"),
         items_answered,
-        macos27=True,
     ),
     _entry(
         4,
         "DeclarationsToken must be the same in tokens and declaration-items while no declaration changes.",
         Source(_ITEMS, "DeclarationsToken"),
         same_token,
-        macos27=True,
     ),
     _entry(
         5,

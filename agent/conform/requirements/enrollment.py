@@ -262,6 +262,9 @@ REQUIREMENTS = (
         "For Macs, ServerCapabilities must contain com.apple.mdm.per-user-connections.",
         Source(MDM_PAYLOAD, "ServerCapabilities"),
         per_user_connections,
+        "lom",
+        "mdm",
+        "macos27",
     ),
     entry(
         10,
@@ -269,6 +272,7 @@ REQUIREMENTS = (
         "ServerCapabilities should contain com.apple.mdm.bootstraptoken, so that a Mac escrows its bootstrap token.",
         Source(MDM_PAYLOAD, "ServerCapabilities"),
         bootstrap_token,
+        profiles=("mdm", "macos27"),
         needs="bootstraptoken",
     ),
     entry(
@@ -284,6 +288,7 @@ REQUIREMENTS = (
         Source(MDM_PAYLOAD, "ServerCapabilities"),
         capabilities_are_unique,
         "mdm",
+        "macos27",
     ),
     must(
         27,

@@ -12,8 +12,10 @@ from agent.conform.reading.lom import (
     NO_ACTIONS,
     REQUEST,
     REQUEST_TYPE,
+    SETUP,
     SETUP_TYPE,
     VERSION,
+    addresses_in,
     answer_of,
     by_server,
     device_names,
@@ -56,11 +58,11 @@ def addresses(evidence: Evidence) -> Finding:
     def judge(evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> Finding | None:
         answer = answer_of(evidence, command, item)
         for key in LISTS:
-            if answer and item.get(key) != answer.get(key):
+            if addresses_in(item, key) != addresses_in(answer, key):
                 return failed(f"{key} {answer.get(key)}, as the Device answered", f"{item.get(key)}", command)
         return None
 
-    return of_items(evidence, judge)
+    return of_items(evidence, judge, known=_is_answered)
 
 
 def protocol_version(evidence: Evidence) -> Finding:
@@ -68,24 +70,28 @@ def protocol_version(evidence: Evidence) -> Finding:
 
     def judge(evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> Finding | None:
         answer = answer_of(evidence, command, item)
-        if not answer or item.get(VERSION) == answer.get(VERSION):
+        if item.get(VERSION) == answer.get(VERSION):
             return None
         return failed(f"{VERSION} {answer.get(VERSION)}, as the Device answered", str(item.get(VERSION)), command)
 
-    return of_items(evidence, judge)
+    return of_items(evidence, judge, known=_is_answered)
 
 
 def dns_name(evidence: Evidence) -> Finding:
     """DeviceDNSName is the CommonName or a dNSName of the identity of a Device of the segment."""
 
-    def judge(evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> Finding | None:
+    def judge(_evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> Finding | None:
         name = item.get("DeviceDNSName")
-        known = {each for mac in evidence.macs for each in device_names(evidence, mac.udid)}
-        if not known or (isinstance(name, str) and name.lower() in known):
+        if isinstance(name, str) and name.lower() in names:
             return None
-        return failed(f"DeviceDNSName of {', '.join(sorted(known))}", str(name)[:200], command)
+        return failed(f"DeviceDNSName of {', '.join(sorted(names))}", str(name)[:200], command)
 
-    return of_items(evidence, judge)
+    names = {each for mac in evidence.macs for each in device_names(evidence, mac.udid)}
+    return of_items(evidence, judge, known=lambda *_: bool(names))
+
+
+def _is_answered(evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> bool:
+    return bool(answer_of(evidence, command, item))
 
 
 def unique_uuids(evidence: Evidence) -> Finding:
@@ -93,8 +99,8 @@ def unique_uuids(evidence: Evidence) -> Finding:
     seen: dict[str, DeliveredCommand] = {}
 
     def judge(_evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> Finding | None:
-        uuid = str(item.get("DeviceRequestUUID")).upper()
-        if uuid in seen:
+        uuid = str(item.get("DeviceRequestUUID", "")).upper()
+        if uuid and uuid in seen:
             return failed("a new DeviceRequestUUID for each item", f"{uuid[:80]} again", seen[uuid], command)
         seen[uuid] = command
         return None
@@ -185,7 +191,7 @@ REQUIREMENTS = (
     must_of_lom(
         "LOM-DEVICE-07",
         "A server must not send LOMDeviceRequest for a Device before the Device has answered LOMSetupRequest.",
-        Source(REQUEST, "PrimaryIPv6AddressList"),
+        Source(SETUP, "content"),
         ("lom-order",),
         setup_before_request,
     ),

@@ -19,6 +19,7 @@ from agent.conform.reading.lom import (
     IDENTITY_TYPES,
     LOM,
     NO_ACTIONS,
+    NO_IDENTITY,
     PAYLOAD,
     REQUEST,
     anchors,
@@ -42,7 +43,6 @@ _RSA_BITS = 2048
 _EC_BITS = 256
 _WEAK_HASHES = ("md5", "sha1")
 _NO_PROFILE = NO_ACTIONS.format(what="LOM profile")
-_NO_IDENTITY = "No LOM profile of the server had an identity as a PKCS12."
 _DEVICE, _CONTROLLER = CERTIFICATE_KEYS
 _DEVICE_CAS, _CONTROLLER_CAS = CA_KEYS
 _PROBE = ("lom-set-up",)
@@ -96,7 +96,7 @@ def trusted(identity_key: str, cas_key: str, role: str) -> Check:
         judged: list[SentProfile] = []
         for profile in profiles:
             segment = evidence.mac(profile.udid).segment
-            for chain in chains(profile, (identity_key,)):
+            for chain in chains(evidence, profile, (identity_key,)):
                 for peer, trust in peers:
                     if not trust or evidence.mac(peer.udid).segment != segment:
                         continue
@@ -111,7 +111,7 @@ def trusted(identity_key: str, cas_key: str, role: str) -> Check:
             return passed(*judged)
         if not any(trust for _, trust in peers):
             return not_tested(f"No LOM profile of the server had a CA certificate in {cas_key}.")
-        return not_tested(_NO_IDENTITY)
+        return not_tested(NO_IDENTITY)
 
     return check
 
@@ -134,7 +134,7 @@ def own_identity(evidence: Evidence) -> Finding:
     """No two Macs have a Device identity with the same key, or with the same name."""
     owners: dict[bytes | str, SentProfile] = {}
     for profile in lom_profiles(evidence):
-        for certificate in identities(profile, (_DEVICE,)):
+        for certificate in identities(evidence, profile, (_DEVICE,)):
             key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
             for what, value in (("key", key), ("name", common_name_of(certificate).lower())):
                 owner = owners.setdefault(value, profile) if value else profile
@@ -143,7 +143,7 @@ def own_identity(evidence: Evidence) -> Finding:
     macs = {each.udid for each in owners.values()}
     if len(macs) > 1:
         return passed(*owners.values())
-    return not_tested(_NO_IDENTITY if lom_profiles(evidence) else _NO_PROFILE)
+    return not_tested(NO_IDENTITY if lom_profiles(evidence) else _NO_PROFILE)
 
 
 def valid_now(evidence: Evidence) -> Finding:
@@ -151,13 +151,13 @@ def valid_now(evidence: Evidence) -> Finding:
     judged: list[SentProfile] = []
     for profile in lom_profiles(evidence):
         at = datetime.fromtimestamp(profile.exchange.at, UTC)
-        for certificate in identities(profile):
+        for certificate in identities(evidence, profile):
             judged.append(profile)
             first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
             if not first <= at <= last:
                 seen = f"one that is valid from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}"
                 return failed(f"an identity that is valid at {at:%Y-%m-%d %H:%M}", seen, profile)
-    return passed(*judged) if judged else not_tested(_NO_IDENTITY)
+    return passed(*judged) if judged else not_tested(NO_IDENTITY)
 
 
 def strength(evidence: Evidence) -> Finding:

@@ -19,6 +19,7 @@ from agent.conform.reading.lom import (
     REQUEST_TYPE,
     SETUP,
     SETUP_TYPE,
+    addresses_in,
     by_server,
     device_of,
     first_of_each,
@@ -29,13 +30,15 @@ from agent.conform.trace.evidence import DeliveredCommand, Evidence
 from agent.conform.trace.records import ExchangeRecord, NoteRecord
 from agent.conform.verdicts.requirement import Finding, Source, failed, not_tested, passed
 
-_RESULT = Source("Apple Mobile Device Management Protocol Reference", "MDM Protocol, Status", "2019-03-25")
+_REFERENCE = "Apple Mobile Device Management Protocol Reference"
+_NOT_NOW = Source(_REFERENCE, "MDM Protocol, Handling a NotNow Response", "2019-03-25")
+_DEQUEUEING = Source(_REFERENCE, "MDM Best Practices, Dequeueing Commands", "2019-03-25")
 _NO_REQUEST = NO_ACTIONS.format(what=REQUEST_TYPE)
 _NO_SETUP = NO_ACTIONS.format(what=SETUP_TYPE)
 
 
 def error_ends_setup(evidence: Evidence) -> Finding:
-    """After the Error of a Device to LOMSetupRequest no LOMDeviceRequest has an item for it."""
+    """After the Error of a Device to LOMSetupRequest no LOMDeviceRequest has an item for it, until it answers one."""
     errors = [each for each in evidence.results(SETUP_TYPE) if each.answer_status == "Error"]
     if not errors:
         return not_tested(_NO_SETUP)
@@ -43,7 +46,8 @@ def error_ends_setup(evidence: Evidence) -> Finding:
         for command in by_server(evidence, REQUEST_TYPE):
             devices = [device_of(evidence, item) for item in _items(command)]
             concerned = any(each is None or each.udid == error.udid for each in devices)
-            if command.number > error.number and concerned:
+            answered = evidence.answer(SETUP_TYPE, error.udid, before=command.number)
+            if command.number > error.number and concerned and not answered:
                 return failed(
                     "no LOMDeviceRequest for a Device whose only answer to LOMSetupRequest is an Error",
                     "LOMDeviceRequest for it",
@@ -85,19 +89,19 @@ def request_to_the_letter(evidence: Evidence) -> Finding:
 
 
 def item_for_each_device(evidence: Evidence) -> Finding:
-    """RequestList has one item for each Device that was asked for."""
+    """There is one item for each Device that was asked for, in one command or in several."""
     judged: list[DeliveredCommand] = []
     for note in evidence.notes("queued"):
         asked = note.data.get("devices")
-        command = _command_of(evidence, note)
-        if not asked or command is None:
+        commands = _commands_of(evidence, note)
+        if not asked or not commands:
             continue
-        judged.append(command)
-        devices = [device_of(evidence, item) for item in _items(command)]
+        judged += commands
+        devices = [device_of(evidence, item) for command in commands for item in _items(command)]
         found = Counter(each.udid for each in devices if each is not None)
         if len(devices) != len(asked) or (None not in devices and found != Counter(asked)):
             seen = f"{len(devices)} for {len(found)} of them"
-            return failed(f"one item of RequestList for each of {len(asked)} Devices", seen, note, command)
+            return failed(f"one item of RequestList for each of {len(asked)} Devices", seen, note, *commands)
     return passed(*judged) if judged else not_tested(_NO_REQUEST)
 
 
@@ -203,14 +207,23 @@ def _items(command: DeliveredCommand) -> list[Mapping[str, Any]]:
 
 
 def _addresses(values: Mapping[str, Any]) -> set[str]:
-    lists = [values.get(key) for key in LISTS]
-    return {each for value in lists if isinstance(value, list) for each in value if isinstance(each, str)}
+    return {address for key in LISTS for address in addresses_in(values, key) or ()}
 
 
-def _command_of(evidence: Evidence, note: NoteRecord) -> DeliveredCommand | None:
-    """The LOMDeviceRequest that a note says was queued; where it has no CommandUUID, the first that followed."""
-    found = evidence.commands(REQUEST_TYPE, udid=note.udid, command_uuid=note.command_uuid or None)
-    return next((each for each in found if note.command_uuid or each.number > note.number), None)
+def _commands_of(evidence: Evidence, note: NoteRecord) -> list[DeliveredCommand]:
+    """The LOMDeviceRequests that followed when one was queued: that with its CommandUUID, and those without a note.
+
+    A server may ask each Device in a command of its own.
+    """
+    notes = [each for each in evidence.notes("queued", note.udid) if "devices" in each.data]
+    others = {each.command_uuid for each in notes if each.number != note.number}
+    end = min((each.number for each in notes if each.number > note.number), default=None)
+    return [
+        each
+        for each in first_of_each(evidence.commands(REQUEST_TYPE, udid=note.udid))
+        if (note.command_uuid and each.command_uuid == note.command_uuid)
+        or (each.command_uuid not in others and note.number < each.number and (end is None or each.number < end))
+    ]
 
 
 def _again(evidence: Evidence, answer: ExchangeRecord, command_uuid: str) -> list[DeliveredCommand]:
@@ -236,7 +249,7 @@ REQUIREMENTS = (
     must_of_lom(
         "LOM-SETUP-20",
         "A server must send LOMSetupRequest again in a later session after the Mac answered NotNow.",
-        _RESULT,
+        _NOT_NOW,
         ("lom-setup-not-now",),
         setup_again,
     ),
@@ -249,7 +262,7 @@ REQUIREMENTS = (
     ),
     must_of_lom(
         "LOM-DEVICE-10",
-        "RequestList must have one item for each Device that is asked for.",
+        "There must be one item for each Device that is asked for, in one RequestList or in several.",
         Source(REQUEST, "RequestList"),
         ("lom-requests",),
         item_for_each_device,
@@ -278,7 +291,7 @@ REQUIREMENTS = (
     must_of_lom(
         "LOM-DEVICE-14",
         "A server must not send LOMDeviceRequest again after it has accepted an Error to it.",
-        _RESULT,
+        _DEQUEUEING,
         ("lom-request-error",),
         error_ends_request,
     ),

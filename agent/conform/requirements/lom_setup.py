@@ -125,14 +125,14 @@ REQUIREMENTS = (
     must_of_lom(
         "LOM-SETUP-01",
         "A server must install the LOM profile on a Mac before it sends LOMSetupRequest.",
-        Source(SETUP, "description"),
+        Source(SETUP, "notes"),
         ("lom-order",),
         profile_before_setup,
     ),
     must_of_lom(
         "LOM-SETUP-02",
         "RequestType must be LOMSetupRequest, in this spelling.",
-        Source(SETUP, "RequestType"),
+        Source(SETUP, "requesttype"),
         ("lom-set-up",),
         setup_to_the_letter,
     ),
@@ -160,7 +160,7 @@ REQUIREMENTS = (
     must_of_lom(
         "LOM-SETUP-06",
         "LOM identities must have a CommonName in the subject and a dNSName in SubjectAltName.",
-        Source(GUIDE, "", "2026"),
+        Source(GUIDE, "Certificates", "2026"),
         ("lom-set-up",),
         names,
     ),

@@ -77,8 +77,8 @@ REQUIREMENTS = (
     ),
     _entry(
         3,
-        Level.MUST,
-        "A server must not send TriggerEnhancedLogCollection on the device channel of a Mac.",
+        Level.SHOULD,
+        "A server should not send TriggerEnhancedLogCollection on the device channel of a Mac.",
         Source("commands/trigger.enhanced.log.collection.yaml", "devicechannel"),
         no_user_command,
     ),

@@ -138,13 +138,13 @@ REQUIREMENTS = (
     _entry(
         4,
         "A SCEP CA must answer PKIOperation with the Content-Type application/x-pki-message.",
-        Source(_RFC, "4.3.1", "2020-09"),
+        Source(_RFC, "4.3", "2020-09"),
         operation_type,
     ),
     _entry(
         5,
         "A SCEP CA must refuse a wrong challenge by a CertRep with the status FAILURE.",
-        Source(_RFC, "3.3.2.2 and 4.3.1", "2020-09"),
+        Source(_RFC, "3.3.2", "2020-09"),
         wrong_challenge,
         "scep-wrong-challenge",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.conform.probes.survive import BARE, EMPTY, HALF, LONG, PARAMETER, STATUS, TYPES, UPPER, XML
+from agent.conform.probes.survive import BARE, EARLY, EMPTY, HALF, LONG, PARAMETER, STATUS, TYPES, UPPER, XML
 from agent.conform.reading.sessions import NOT_SENT, answer_to, next_session, unprepared
 from agent.conform.stage.http2_resets import RESET
 from agent.conform.trace.evidence import Evidence
@@ -111,8 +111,8 @@ def _entry(
     return Requirement(f"MDM-SURVIVE-{number:02}", level, says, source, ("lom", "mdm"), (probe,), check, needs)
 
 
-_BROKEN = Source("RFC 9112", "9.6", "2022-06")
-_RESULT = Source("Apple Mobile Device Management Protocol Reference", "MDM Protocol, Status", "2019-03-25")
+_BROKEN = Source("RFC 9112", "9.3.1", "2022-06")
+_RESULT = Source("Apple Mobile Device Management Protocol Reference", "MDM Protocol, MDM Result Payloads", "2019-03-25")
 _BAD_REQUEST = Source("RFC 9110", "15.5.1 and 15.6", "2022-06")
 _WRONG = "survive-wrong-reports"
 REQUIREMENTS = (
@@ -204,5 +204,13 @@ REQUIREMENTS = (
         http2_reset,
         "survive-http2-reset",
         needs="http2",
+    ),
+    _entry(
+        12,
+        Level.MUST,
+        "A server must survive a report that comes before TokenUpdate.",
+        Source("checkin/tokenupdate.yaml", "notes"),
+        _survived(EARLY),
+        "survive-early",
     ),
 )

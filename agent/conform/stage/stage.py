@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from agent.conform.reading.lom import CERTIFICATE_KEYS, IDENTITY_STEP
 from agent.conform.stage.errors import CannotProvoke, Unreachable, Waited
 from agent.conform.stage.gateway import StageGateway
 from agent.conform.stage.manual import ManualServer
@@ -31,6 +32,7 @@ from agent.net.http.http1 import without_query
 from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.timing import OutOfTime, within
 from agent.net.transport.resolver import Resolver
+from agent.pki.pem import certificate_pem
 from agent.profiles.enrollment import enrollment_terms_of
 from agent.profiles.profile import read_profile
 from agent.servers.server import DDMServer, LOMServer, RenewingServer, Server
@@ -41,6 +43,12 @@ from agent.service.macs.parts import ServiceSettings
 from agent.service.types import AddMacs, Enroll, Event, Wait
 
 PATIENCE_SECONDS = 10.0  # ours: how long something that the server has to do is waited for
+_EVENTS = {
+    "delivered": "that the server accepts the result",
+    "answered": "that the Mac answers the command",
+    "session_ended": "the end of a session",
+    "power": "the power state",
+}
 _BOOT = "constant:0.1"  # of the Macs: no requirement is about the time of a boot
 ValueT = TypeVar("ValueT")
 
@@ -223,6 +231,16 @@ class Stage:
         roles = {role: role in mac.mac.roles for role in ("device", "controller")}
         return await self._lom(mac, "InstallProfile", lambda lom: lom.lom_profile(mac.udid, mac.mac.dns_name, **roles))
 
+    async def lom_profile_installed(self, mac: MacHandle) -> None:
+        """Have the server install its LOM profile on a Mac. Notes have the certificates of the Mac's LOM identities."""
+        await self.result(await self.lom_profile(mac))
+        lom = mac.client.device.lom
+        found = () if lom is None else (lom.device_identity, lom.controller_identity)
+        for key, identity in zip(CERTIFICATE_KEYS, found, strict=False):
+            if identity is not None:
+                pem = b"".join(map(certificate_pem, (identity.certificate, *identity.chain))).decode("ascii")
+                self.recorder.note(IDENTITY_STEP, udid=mac.udid, key=key, certificates=pem)
+
     async def lom_setup(self, mac: MacHandle) -> Queued:
         """Have the server queue LOMSetupRequest."""
         return await self._lom(mac, "LOMSetupRequest", lambda lom: lom.lom_setup(mac.udid))
@@ -285,8 +303,10 @@ class Stage:
             event = await self.service.events.wait(wait, self._reactor)
         except TimedOut as error:
             self.recorder.note("waited", udid=mac.udid, event=kind, **wanted)
-            words = " ".join([kind.replace("_", " "), *wanted.values()])
-            raise Waited(f"Expected “{words}” of {mac.udid} within {self.patience:g} s, found nothing.") from error
+            what = " ".join([_EVENTS.get(kind, kind.replace("_", " ")), *wanted.values()])
+            raise Waited(
+                f"Expected {what}, of the Mac {mac.udid}, within {self.patience:g} s, found nothing."
+            ) from error
         await deferLater(self._reactor, 0)  # the Mac finishes what it does first
         return event
 

@@ -38,7 +38,7 @@ class ServerFacts(Struct, frozen=True, omit_defaults=True):
     url: str = ""
     """Of the enrollment profile, without its query; empty for a file."""
     software: str = ""
-    """From the header ``Server`` of its answers."""
+    """As the operator said; in a report otherwise from the header ``Server`` of its answers."""
 
 
 class Header(Struct, frozen=True, kw_only=True, tag="header"):
@@ -221,13 +221,15 @@ class Trace:
         return any(isinstance(each, ProbeRecord) and each.reason == STOPPED for each in self.records)
 
     def software(self) -> str:
-        """What the server calls itself."""
+        """The server's software and version: as the operator said, or as the server calls itself; empty: unknown."""
+        if self.header.server.software:
+            return self.header.server.software
         for record in self.records:
             if isinstance(record, ExchangeRecord) and record.kind not in _FROM_OTHERS:
                 name = record.response_headers.get("server")
                 if name is not None:
                     return name[:200]
-        return self.header.server.software
+        return ""
 
 
 def write_trace(path: Path, trace: Trace) -> Path:

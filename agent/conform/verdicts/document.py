@@ -19,6 +19,12 @@ from agent.conform.verdicts.requirement import Requirement
 SCHEMA = "lom-agent conformance report"
 VERSION = 1
 MOST_EVIDENCE = 6  # records under one verdict
+_CONCLUSIONS = {
+    0: "No must failed.",
+    1: "A must failed.",
+    3: "No Mac could enroll, or the server stopped answering: what needs an enrolled Mac was not tested.",
+    4: "No must failed without a waiver; some waivers expect a failure that happened, or one that did not.",
+}
 
 
 class Evidence(Struct, frozen=True, omit_defaults=True):
@@ -85,6 +91,27 @@ class Report(Struct, frozen=True, kw_only=True):
         """The counts, as a phrase."""
         return ", ".join(f"{count} {verdict}" for verdict, count in self.counts.items())
 
+    @property
+    def conclusion(self) -> str:
+        """What the exit status means, as sentences."""
+        total, untested = len(self.requirements), self.counts["not tested"]
+        left = f" Not tested: {untested} of {total}." if untested else ""
+        return f"{_CONCLUSIONS[self.exit_status]}{left}"
+
+    @property
+    def facts(self) -> str:
+        """What the report is of and from, on one line."""
+        parts = [f"lom-agent {self.agent}", f"seed {self.seed}", f"profile {self.profile}"]
+        parts += [f"only {', '.join(self.only)}"] if self.only else []
+        parts += [f"macOS {self.os}"] if self.os else []
+        return ", ".join([*parts, self.time, f"{self.schema} {self.version}"])
+
+    @property
+    def software(self) -> str:
+        """The server's software, as a sentence."""
+        known = self.server.software
+        return f"Server software: {known}." if known else "Server software: unknown; give it with --software."
+
     def as_json(self) -> bytes:
         """The document of ``--json``."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
@@ -115,7 +142,8 @@ def _entry(judged: Judged, records: Mapping[int, Any]) -> Entry:
     finding = judged.finding
     reason = finding.reason
     if judged.waiver is not None and judged.waived:
-        reason = " ".join(part for part in (reason, judged.waiver.reason, judged.waiver.issue) if part)
+        waiver = " ".join(filter(None, (judged.waiver.reason, judged.waiver.issue)))
+        reason = " ".join(filter(None, (reason, f"Waiver: {waiver}")))
     shown = [records[number] for number in finding.records[:MOST_EVIDENCE] if number in records]
     return Entry(
         requirement.id,

@@ -31,7 +31,11 @@ DEFECTS = (
     Defect(
         "enroll-server-auth", "MDM identities are for server authentication alone.", ("MDM-CHECKIN-01", "MDM-ENROLL-20")
     ),
-    Defect("enroll-shared-identity", "Every Mac gets the same MDM identity.", ("MDM-ENROLL-21",)),
+    Defect(
+        "enroll-shared-identity",
+        "Every Mac gets the same MDM identity, so only the first can enroll.",
+        ("MDM-CHECKIN-01", "MDM-ENROLL-21"),
+    ),
     Defect("enroll-pinning-other", "Another CA is pinned than that of the server.", ("MDM-ENROLL-22",)),
     Defect("enroll-expired", "PayloadExpirationDate is in 2020.", ("MDM-ENROLL-23",)),
     Defect("enroll-no-checkout", "CheckOutWhenRemoved is absent.", ("MDM-ENROLL-24",)),

@@ -35,5 +35,6 @@ DEFECTS = (
         "A Mac whose request over HTTP/2 is reset in the middle is no longer enrolled.",
         ("MDM-SURVIVE-11",),
     ),
+    Defect("survive-early-500", "A report before TokenUpdate is answered with 500.", ("MDM-SURVIVE-12",)),
     Defect("survive-empty-500", "A report with an empty body is answered with 500.", ("MDM-SURVIVE-10",)),
 )

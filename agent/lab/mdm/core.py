@@ -194,7 +194,7 @@ class Lab:
         if "UserID" in message:
             mac = self.users.of_message(mac, message)
         if not mac.enrolled and "checkin-early-command" not in self.defects:
-            raise Refused(403, "a report before TokenUpdate")
+            raise Refused(500 if "survive-early-500" in self.defects else 403, "a report before TokenUpdate")
         status = text_of(message, "Status")
         if status not in _STATUSES:
             code = 500 if "survive-status-500" in self.defects else 400

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 
+from agent import __version__
 from agent.lab.defects import NONE, Defects
 from agent.lab.enrollment.automated import MANIFEST, AutomatedEnrollment
 from agent.lab.enrollment.scep import SCEPService
@@ -18,6 +19,7 @@ from agent.net.http.server import MAX_BODY_BYTES
 from agent.profiles.making import platform_sso_profile
 
 XML = b"application/xml; charset=utf-8"
+_SERVER = f"lom-agent/{__version__} lab".encode()  # of the header Server
 _log = Logger()
 
 
@@ -38,7 +40,7 @@ class _Endpoint(Resource):
 
     def respond(self, request: Any, answer: Callable[[], bytes]) -> bytes:
         """The body of the response."""
-        request.setHeader(b"server", b"lom-agent lab")
+        request.setHeader(b"server", _SERVER)
         try:
             if request.too_long:
                 raise Refused(self.too_long_status, f"the body has more than {MAX_BODY_BYTES} bytes")
