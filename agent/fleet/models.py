@@ -198,8 +198,8 @@ def os_from(major: int, os: str | None, model: str | None = None) -> str | None:
     if os is None:
         return newer
     raise OperatorError(
-        f"Expected releases from macOS {major} on, found {', '.join(older)} in {os[:200]!r}. Choose newer ones, such as "
-        f"{newer}."
+        f"Expected releases from macOS {major} on, found {', '.join(older)} in {os[:200]!r}. Choose newer ones, such "
+        f"as {newer}."
     )
 
 
