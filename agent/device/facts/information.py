@@ -102,11 +102,11 @@ QUERIES: Mapping[str, Value] = {
 
 def device_information(device: Device, queries: Iterable[str], channel: str = DEVICE_CHANNEL) -> dict[str, Any]:
     """The values of the requested keys that this Mac has on ``channel`` and that the enrollment allows."""
-    release = device.mac.os_version
+    release, automated = device.mac.os_version, device.settings.automated
     answers: dict[str, Any] = {}
     for key in queries:
         value = QUERIES.get(key)
-        if value is None or not query_exists(key, release, channel):
+        if value is None or not query_exists(key, release, channel, automated=automated):
             continue
         right = query_right(key)
         found = value(device) if right is None or device.allows(right) else None
@@ -140,10 +140,10 @@ def _security_information(device: Device) -> dict[str, Any]:
             "LoggingOption": "throttled",
         },
         "ManagementStatus": {
-            "EnrolledViaDEP": False,
+            "EnrolledViaDEP": device.settings.automated,
             "UserApprovedEnrollment": True,
             "IsUserEnrollment": False,
-            "IsActivationLockManageable": False,
+            "IsActivationLockManageable": True,  # of a supervised Mac
         },
         "SecureBoot": {"SecureBootLevel": "full", "ExternalBootLevel": "disallowed"},
         "RemoteDesktopEnabled": device.system.remote_desktop,
