@@ -291,6 +291,21 @@ def test_idle_mac_sends_its_full_report_when_it_is_due(run_in_reactor: RunInReac
     run_in_reactor(scenario())
 
 
+def test_a_jump_of_the_clock_over_some_days_has_one_full_report(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            seen = Declared(running)
+            await seen.set(declaration("configuration.management.test", "test", Echo="hello"))
+            parts = seen.client._parts
+            for _ in range(5):  # the alarm goes off for each retry in the jump, before a report can be sent
+                parts.device.declared.full_report_at = 1.0
+                parts.upkeep.due()
+            await seen.until(lambda: parts.background.quiet, "the Mac has reported")
+            assert ["FullReport" in report for report in seen.reports] == [False, True]
+
+    run_in_reactor(scenario())
+
+
 def test_update_of_declarations_that_a_crash_ends_goes_on_after_the_boot(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
         async with stack(behaviour=SOON) as running:
