@@ -131,8 +131,8 @@ def test_each_row_of_the_table_is_valid_and_requires_its_parameters(do: str, on:
         (
             {"on": "scep", "do": "drop", "at": "in_request", "type": "GetCert"},
             (
-                'Expected type = "GetCACaps", "GetCACert" or "PKIOperation" with on = "scep" in a rule, found "GetCert". '
-                "Correct it."
+                'Expected type = "GetCACaps", "GetCACert" or "PKIOperation" with on = "scep" in a rule, found '
+                '"GetCert". Correct it.'
             ),
         ),
         (
