@@ -179,6 +179,11 @@ class Device:
         return "device"
 
     @property
+    def channels(self) -> tuple[Device, ...]:
+        """The Mac on each channel that it has."""
+        return (self,) if self.user is None else (self, self.user)
+
+    @property
     def push_token(self) -> bytes:
         """The push token of its channel."""
         return self.mac.push_token

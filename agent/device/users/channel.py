@@ -116,6 +116,11 @@ class UserDevice(Device):
         return USER_CHANNEL
 
     @property
+    def channels(self) -> tuple[Device, ...]:
+        """The Mac on each channel that it has."""
+        return self.device.channels
+
+    @property
     def channel_facts(self) -> Mapping[str, str]:
         """What a record says about the channel."""
         return {"channel": USER_CHANNEL}

@@ -319,6 +319,24 @@ def test_configuration_that_reports_failure() -> None:
     assert server.states["test"] == (False, "invalid", ["out of order"])
 
 
+@pytest.mark.parametrize("first", ["device", "user"])
+def test_an_app_that_is_declared_twice_stays_until_nothing_declares_it(first: str) -> None:
+    device = mac(os="26.4")
+    user = UserDevice(device, Account.of(device.mac, network=False), Session(device.mac.udid, lambda: 0.0))
+    device.user = user
+    required = {"InstallBehavior": {"Install": "Required"}}
+    declared = [declaration("configuration.app.managed", "app", BundleID="com.example.app", **required)]
+    servers = {"device": Server(*declared, activation("app")), "user": Server(*declared, activation("app"))}
+    channels = {"device": device, "user": user}
+    for name, server in servers.items():
+        server.synchronise(channels[name])
+    for name, left in ((first, {"com.example.app"}), ("user" if first == "device" else "device", set())):
+        servers[name].token = "2"
+        servers[name].declarations.clear()
+        servers[name].synchronise(channels[name])
+        assert {app.identifier for app in device.system.apps} == left
+
+
 def test_declared_apps_and_packages_show_their_state() -> None:
     url, content = "https://mdm.invalid/", b"a package"
     assets = [{"kind": "software-package", "url": f"{url}pkg", "sha256-hash": hashlib.sha256(content).hexdigest()}]
