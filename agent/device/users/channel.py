@@ -118,7 +118,8 @@ class UserDevice(Device):
     @property
     def channels(self) -> tuple[Device, ...]:
         """The Mac on each channel that it has."""
-        return self.device.channels
+        found: tuple[Device, ...] = self.device.channels
+        return found
 
     @property
     def channel_facts(self) -> Mapping[str, str]:
