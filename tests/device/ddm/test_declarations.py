@@ -137,7 +137,17 @@ WRONG, NOT_WHOLE = "Error.ConfigurationCannotBeDeserialized", "Error.InvalidPayl
         (TEST, {"Echo": "a", "EchoDataAssetReference": "x"}, "13.6", UNKNOWN_KEYS),  # came with 14.0
         ("configuration.no.such", {}, "27.0", UNKNOWN_TYPE),
         ("configuration.network.relay", {}, "26.4", UNKNOWN_TYPE),
-        ("configuration.network.relay", {}, "27.0", ""),
+        ("configuration.network.relay", {"VisibleName": "A", "Relays": []}, "27.0", ""),
+        (
+            "configuration.network.relay",
+            {"VisibleName": "A", "Relays": [], "RelayUUID": "of iOS"},
+            "27.0",
+            UNKNOWN_KEYS,
+        ),
+        ("configuration.network.relay", {"Relays": [{"HTTP2RelayURL": 1}], "VisibleName": "A"}, "27.0", WRONG),
+        ("configuration.intelligence.settings", {"Apps": {"Calendar": {}}}, "26.6", UNKNOWN_KEYS),  # came with 27.0
+        ("configuration.intelligence.settings", {"Apps": {"Calendar": {}}}, "27.0", ""),
+        ("configuration.network.vpn.ikev2", {"anything": 1}, "27.0", ""),  # the table lacks its keys
         ("configuration.account.mail", {}, "27.0", "Error.ConfigurationNotSupported"),  # of the user channel
         (UPDATE, {"TargetOSVersion": "27.0", "TargetLocalDateTime": "2027-01-01T00:00:00"}, "13.6", UNKNOWN_TYPE),
         (UPDATE, {"TargetOSVersion": "27.0"}, "26.4", WRONG),
