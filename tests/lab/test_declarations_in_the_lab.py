@@ -183,6 +183,8 @@ def test_legacy_profile_is_there_as_long_as_its_declaration(run_in_reactor: RunI
             refused = await running.command(seen.client, "RemoveProfile", Identifier=identifier)
             assert [error["ErrorCode"] for error in refused["ErrorChain"]] == [12013]
             assert seen.client.lom is not None
+            certificates = (await running.command(seen.client, "CertificateList"))["CertificateList"]
+            assert name not in [each["CommonName"] for each in certificates]  # of the LOM identity: in the status
             before = {each["identifier"] for each in seen.items["security"]["certificate"]["list"]}
             (error,) = seen.reports[-1]["Errors"]
             assert error["StatusItem"] == "no.such"
