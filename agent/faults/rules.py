@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from agent.errors import OperatorError
 from agent.faults.effects import PARAMETERS, ROWS, TYPED, TYPES_OF, WITHOUT, At, Do, On
 from agent.mdm.facts import of_kind
+from agent.pki.names import ascii_lower
 from agent.push.reasons import BY_WORD, Reason
 from agent.settings import Seconds, Share, SomeSeconds, key
 
@@ -199,8 +200,8 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if self.type is None:
             return
         known = TYPES_OF.get(self.on) or tuple(of_kind(_SCHEMA_KINDS[self.on]))
-        folded = self.type.casefold()
-        meant = tuple(name for name in known if name.casefold() == folded)
+        folded = ascii_lower(self.type)
+        meant = tuple(name for name in known if ascii_lower(name) == folded)
         if self.type not in known and (meant or self.on in TYPES_OF):
             expected = f'type = {_any_of(meant or known)} with on = "{self.on}"'
             raise self._wrong(expected, f'"{self.type}"', "Capital letters matter" if meant else "Correct it")

@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterator
-from threading import Lock
 
-from asn1crypto import algos, cms, core, pkcs12
+from asn1crypto import algos, cms, core, keys, pkcs12
 
 from agent.errors import PeerError
 
@@ -20,7 +19,6 @@ MAX_KDF_ROUNDS = 1_000_000  # of one key; OpenSSL writes 2,048, current Macs 1,0
 MAX_KDF_ROUNDS_IN_ALL = 4_000_000  # of one file: MAC, certificates and key; about a second and a half
 _DIGESTS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 _MAC_KEY = b"\x03"  # RFC 7292, B.3: what the derived octets are for
-_one_at_a_time = Lock()  # asn1crypto fills the tables of a class at its first use, which no other thread may see
 _KEYS = ("key_bag", "pkcs8_shrouded_key_bag")
 
 
@@ -36,6 +34,20 @@ class MACMismatch(PKCS12Error):
     kind = "pkcs12_password"
 
 
+def _set_up() -> None:
+    """Have asn1crypto fill the tables of its classes, which it does at their first use: unsafe in two threads.
+
+    It is called by the import of this module, which is safe.
+    """
+    for module in (algos, cms, core, keys, pkcs12):
+        for each in list(vars(module).values()):
+            if isinstance(each, type) and issubclass(each, core.Asn1Value) and each is not core.Choice:
+                each()
+
+
+_set_up()
+
+
 def prepare(blob: bytes, password: str | None) -> tuple[bytes, bool]:
     """The same PKCS12 with a cheap MAC and its key before its encrypted parts, and whether it had a MAC to check.
 
@@ -43,23 +55,18 @@ def prepare(blob: bytes, password: str | None) -> tuple[bytes, bool]:
     reveals a wrong password only when it is decrypted.
     """
     try:
-        with _one_at_a_time:
-            return _prepared(blob, password)
+        pfx = pkcs12.Pfx.load(blob, strict=True)
+        kind = pfx["auth_safe"]["content_type"].native
+        if kind != "data":
+            raise PKCS12Error(f"expected a PKCS12 with a password, found content of type {kind}")
+        safes = list(pfx.authenticated_safe)
+        _check_rounds([*_mac_rounds(pfx), *_safe_rounds(safes)])
+        _check_key(safes)
+        secret = _check_mac(pfx, password)
+        safes.sort(key=lambda safe: safe["content_type"].native != "data")
+        return _packed(safes, secret), secret is not None
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise PKCS12Error(f"the payload is not a PKCS12: {error}") from error
-
-
-def _prepared(blob: bytes, password: str | None) -> tuple[bytes, bool]:
-    pfx = pkcs12.Pfx.load(blob, strict=True)
-    kind = pfx["auth_safe"]["content_type"].native
-    if kind != "data":
-        raise PKCS12Error(f"expected a PKCS12 with a password, found content of type {kind}")
-    safes = list(pfx.authenticated_safe)
-    _check_rounds([*_mac_rounds(pfx), *_safe_rounds(safes)])
-    _check_key(safes)
-    secret = _check_mac(pfx, password)
-    safes.sort(key=lambda safe: safe["content_type"].native != "data")
-    return _packed(safes, secret), secret is not None
 
 
 def _check_rounds(counts: list[int]) -> None:
