@@ -53,6 +53,7 @@ class OfflineMac:
             identity=devices.issue("mdm identity", CLIENT_USAGE),
             anchors=(),
         )
+        self.device.settings.automated = True
 
     @property
     def index(self) -> int:

@@ -73,6 +73,8 @@ class Settings:
     organization_info: Mapping[str, Any] = field(default_factory=dict)
     mdm_options: Mapping[str, Any] = field(default_factory=dict)
     awaiting_configuration: bool = False
+    automated: bool = False
+    """Whether the Mac was enrolled by Automated Device Enrollment."""
 
 
 class Device:
@@ -177,6 +179,11 @@ class Device:
         return "device"
 
     @property
+    def channels(self) -> tuple[Device, ...]:
+        """The Mac on each channel that it has."""
+        return (self,) if self.user is None else (self, self.user)
+
+    @property
     def push_token(self) -> bytes:
         """The push token of its channel."""
         return self.mac.push_token
@@ -189,6 +196,10 @@ class Device:
     @property
     def channel_facts(self) -> Mapping[str, str]:
         """What a record says about its channel: nothing for the device channel."""
+        return {}
+
+    def check_in_facts(self, _message_type: str) -> Mapping[str, str]:
+        """What the record of a check-in says about its channel."""
         return {}
 
     def check_in_keys(self, _message_type: str) -> Mapping[str, Any]:

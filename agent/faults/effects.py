@@ -126,6 +126,22 @@ PARAMETERS = tuple(
 )
 ROWS: dict[tuple[str, str], Effect] = {(effect.do, on): effect for effect in EFFECTS for on in effect.on}
 TYPED: tuple[On, ...] = ("command", "checkin", "scep", "acme", "attestation")  # the operations that have a ``type``
+TYPES_OF: dict[str, tuple[str, ...]] = {
+    "scep": ("GetCACaps", "GetCACert", "PKIOperation"),
+    "acme": (
+        "directory",
+        "newNonce",
+        "newAccount",
+        "newOrder",
+        "authorization",
+        "challenge",
+        "order",
+        "finalize",
+        "certificate",
+    ),
+    "attestation": ("acme", "DeviceInformation"),
+}
+"""Every ``type`` of an operation that has no others."""
 _COUNTING = ("times", "every", "probability")
 WITHOUT: dict[str, tuple[str, ...]] = {
     "throttle": _COUNTING,

@@ -8,12 +8,16 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from agent.errors import OperatorError
-from agent.faults.effects import PARAMETERS, ROWS, TYPED, WITHOUT, At, Do, On
+from agent.faults.effects import PARAMETERS, ROWS, TYPED, TYPES_OF, WITHOUT, At, Do, On
+from agent.mdm.facts import of_kind
+from agent.pki.names import ascii_lower
 from agent.push.reasons import BY_WORD, Reason
 from agent.settings import Seconds, Share, SomeSeconds, key
 
 MOST_MACS = 10_000  # entries of ``macs``
 MOST_COUNT = 1_000_000_000
+
+_SCHEMA_KINDS = {"command": "command", "checkin": "check-in"}  # by operation
 
 _INDEXES = re.compile(r"([0-9]{1,11})(?:-([0-9]{1,11}))?\Z")
 _UDID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\Z")
@@ -155,6 +159,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise self._wrong(
                 f"type only with on = {_any_of(TYPED)}", f'type = "{self.type}" with on = "{self.on}"', "Remove type"
             )
+        self._check_type()
         if self.until is not None and self.until <= self.after:
             raise self._wrong(
                 "until above after", f"until = {self.until:g}, after = {self.after:g}", "Give a later until"
@@ -189,6 +194,17 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         for name in WITHOUT.get(self.do, ()):
             if getattr(self, name) not in (None, (), 1.0):
                 raise self._wrong(f'no {name} with do = "{self.do}"', name, f"Remove {name}")
+
+    def _check_type(self) -> None:
+        """Refuse a type that never matches. Commands and check-ins may have a type that no schema has."""
+        if self.type is None:
+            return
+        known = TYPES_OF.get(self.on) or tuple(of_kind(_SCHEMA_KINDS[self.on]))
+        folded = ascii_lower(self.type)
+        meant = tuple(name for name in known if ascii_lower(name) == folded)
+        if self.type not in known and (meant or self.on in TYPES_OF):
+            expected = f'type = {_any_of(meant or known)} with on = "{self.on}"'
+            raise self._wrong(expected, f'"{self.type}"', "Capital letters matter" if meant else "Correct it")
 
     def _wrong(self, expected: str, found: str, advice: str) -> OperatorError:
         where = f' in the rule "{self.id}"' if self.id else " in a rule"

@@ -108,6 +108,9 @@ OSChoice = str | Sequence[str] | Mapping[str, float]
 As text they are separated by commas, a weight after ``=``: ``26.4,27`` or ``26=3,27=1``.
 """
 
+HARDWARE_BOUND_SINCE = 14
+"""The macOS whose ACME payload may ask for a key that is bound to the hardware."""
+
 _MAX_CHOICES = 50
 _MAX_WEIGHT = 1e6
 _NUMBERS = 1 << 64  # a draw is by one of so many numbers
@@ -161,6 +164,12 @@ class Mix:
                 f"{runs}."
             )
 
+    @property
+    def versions(self) -> list[str]:
+        """The releases that a Mac may have, the oldest first."""
+        drawn = {each for shares in self._releases.values() for share in shares for each in share.tickets}
+        return list(dict.fromkeys(each.version for each in RELEASES if each in drawn))
+
     def draw_model(self, number: int) -> Model:
         """The model selected by ``number``, a uniform random integer much larger than the sum of the weights."""
         return self._models[number % len(self._models)]
@@ -171,6 +180,27 @@ class Mix:
         share = number * shares[-1].bound / _NUMBERS
         tickets = next((each.tickets for each in shares if share < each.bound), shares[-1].tickets)
         return tickets[number % len(tickets)]
+
+
+def os_from(major: int, os: str | None, model: str | None = None) -> str | None:
+    """``os`` for a fleet whose Macs all need this major version of macOS: the usual mix loses what is older.
+
+    Raises OperatorError for an ``os`` that has an older release.
+    """
+    older = [each for each in Mix(os, model).versions if int(each.partition(".")[0]) < major]
+    if not older:
+        return os
+    weights: dict[int, int] = {}
+    for release in RELEASES:
+        if release.number[0] >= major:
+            weights[release.number[0]] = weights.get(release.number[0], 0) + release.weight
+    newer = ",".join(f"{number}={weight}" for number, weight in weights.items())
+    if os is None:
+        return newer
+    raise OperatorError(
+        f"Expected releases from macOS {major} on, found {', '.join(older)} in {os[:200]!r}. Choose newer ones, such "
+        f"as {newer}."
+    )
 
 
 def os_text(choice: OSChoice | None) -> str | None:

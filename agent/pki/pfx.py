@@ -11,7 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Iterator
 
-from asn1crypto import algos, cms, core, pkcs12
+from asn1crypto import algos, cms, core, keys, pkcs12
 
 from agent.errors import PeerError
 
@@ -32,6 +32,20 @@ class MACMismatch(PKCS12Error):
     """The PKCS12 has another password, or was changed after it was made."""
 
     kind = "pkcs12_password"
+
+
+def _set_up() -> None:
+    """Have asn1crypto fill the tables of its classes, which it does at their first use: unsafe in two threads.
+
+    It is called by the import of this module, which is safe.
+    """
+    for module in (algos, cms, core, keys, pkcs12):
+        for each in list(vars(module).values()):
+            if isinstance(each, type) and issubclass(each, core.Asn1Value) and each is not core.Choice:
+                each()
+
+
+_set_up()
 
 
 def prepare(blob: bytes, password: str | None) -> tuple[bytes, bool]:

@@ -184,8 +184,9 @@ class ServerPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     identity: Annotated[
         Literal["pkcs12", "scep", "acme"],
         key(
-            "How the profile of the embedded lab gives a Mac its identity. Macs before macOS 14 refuse the "
-            "hardware-bound keys of `acme`: set `fleet.os`. With another server, `scep` means that its profile uses "
+            "How the profile of the embedded lab gives a Mac its identity. The hardware-bound keys of `acme` need "
+            "macOS 14: the usual mix is then without older releases, and a `fleet.os` with one is refused. With "
+            "another server, `scep` means that its profile uses "
             "SCEP, and RSA keys are generated before the run."
         ),
     ] = "pkcs12"

@@ -366,14 +366,10 @@ def test_device_information_has_only_requested_and_permitted_keys() -> None:
 
 
 def test_device_information_has_every_key_that_a_desktop_mac_has() -> None:
-    """Excluded: keys that no Mac of the fleet has: a battery, an Apple Account, a rapid response, an attestation.
-
-    PushToken is ignored on the device channel.
-    """
+    """Excluded: keys that no Mac of the fleet has: a battery, an Apple Account, a rapid response, an attestation."""
     absent = {
         "BatteryLevel",
         "DevicePropertiesAttestation",
-        "PushToken",
         "SupplementalOSVersionExtra",
         "iTunesStoreAccountHash",
     }

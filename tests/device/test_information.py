@@ -18,12 +18,14 @@ from agent.device.facts.information import QUERIES, device_information, security
 from agent.device.facts.supported import DEVICE_CHANNEL, USER_CHANNEL
 from agent.device.mac import Device
 from agent.device.names import local_host_name_of
+from agent.device.users.channel import Account, UserDevice
 from agent.fleet.models import MODELS, RELEASES
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
 from agent.mdm.commands import Command
 from agent.mdm.facts import version
 from agent.mdm.results import Result
+from agent.mdm.session import Session
 from agent.pki.issuing.authority import Authority
 
 AUTHORITIES = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
@@ -58,8 +60,11 @@ def test_status_has_no_model_number_of_an_intel_mac() -> None:
         status_value(device("26.5", INTEL), "device.model.number")
 
 
-def test_push_token_is_not_on_the_device_channel() -> None:
-    assert asked(device(), "PushToken", "UDID").keys() == {"UDID"}
+def test_push_token_is_that_of_the_user_and_not_on_the_device_channel() -> None:
+    mac = device()
+    assert asked(mac, "PushToken", "UDID").keys() == {"UDID"}
+    user = UserDevice(mac, Account.of(mac.mac, network=False), Session(mac.mac.udid, lambda: 0.0))
+    assert asked(user, "PushToken", channel=USER_CHANNEL) == {"PushToken": mac.mac.user_push_token}
 
 
 def test_queries_that_a_release_does_not_have_are_left_out() -> None:

@@ -1,4 +1,4 @@
-"""What a Mac says to every command of Apple's schema, on each release, channel and LOM state; and its check-ins.
+"""What a Mac says to every command of Apple's schema, and in every check-in: on each release, channel and LOM state.
 
 The commands, their bodies and the answers' keys are those of the table of facts, so Apple's next release is tested as
 soon as the table has it. Releases between which the schema of commands differs are walked, one of each kind.
@@ -6,9 +6,10 @@ soon as the table has it. Releases between which the schema of commands differs 
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import plistlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
@@ -19,23 +20,27 @@ from schema_bodies import bodies
 
 from agent.device.answering import OfflineMac
 from agent.device.commands import carry_out
+from agent.device.ddm.synchronising import synchronise
 from agent.device.facts.information import QUERIES
 from agent.device.facts.supported import DEVICE_CHANNEL, USER_CHANNEL
-from agent.device.mac import Device, Settings
+from agent.device.installing.profiles import check_out_steps, resumed_enrollment_steps
+from agent.device.mac import Device, Settings, UnfinishedEnrollment
 from agent.device.security.filevault import recovery_key
-from agent.device.steps import Done, ReadDate, RelayItems, advance
+from agent.device.steps import CheckIn, Done, ReadDate, RelayItems, advance
 from agent.device.system import MANAGED, App, FileVault, FirmwarePassword, ProvisioningProfile, SystemState, User
 from agent.device.users.accounts import users_of
+from agent.device.users.channel import Account, UserDevice, log_in_steps
 from agent.errors import PeerError
 from agent.fleet.models import RELEASES
 from agent.fleet.population import Population
 from agent.lom.endpoint import LOMConfiguration
 from agent.lom.requests import Dialect, RelayOutcome
-from agent.mdm import checkin
 from agent.mdm.commands import Command
 from agent.mdm.facts import Fact, Key, of_kind, version
 from agent.mdm.results import Result, Status
+from agent.mdm.session import Session
 from agent.pki.issuing.authority import LOM_USAGE, Authority
+from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY, PER_USER_CAPABILITY, TOKEN_CAPABILITY
 from agent.profiles.store import InstalledProfile, ProfileStore
 
 CHANNELS = (DEVICE_CHANNEL, USER_CHANNEL)
@@ -52,6 +57,7 @@ ONLY_ON = {
     "SetRecoveryLock": "apple-silicon",
     "VerifyRecoveryLock": "apple-silicon",
 }
+ABOUT_USERS = ("NotOnConsole", "UserID", "UserLongName", "UserShortName")  # of every message on the user channel
 NEEDS_LOM = {"LOMSetupRequest": ("device", "both"), "LOMDeviceRequest": ("controller", "both")}
 
 
@@ -101,11 +107,15 @@ class Walked:
             firmware=FirmwarePassword(password="text") if chip == "intel" else FirmwarePassword(),
         )
 
-    def reset(self, request_type: str) -> Device:
-        """The Mac as at first. A command that sets or checks a password finds none, or that which the body has."""
+    def reset(self, request_type: str, *, automated: bool) -> Device:
+        """The Mac as at first, on the device channel.
+
+        A command that sets or checks a password finds none, or that which the body has.
+        """
         device = self.device
         device.profiles = ProfileStore.of(self._installed, self._lom)
-        device.settings = Settings(awaiting_configuration=request_type == "AccountConfiguration")
+        awaiting = request_type == "AccountConfiguration" and automated
+        device.settings = Settings(awaiting_configuration=awaiting, automated=automated)
         device.system = self._system
         if request_type == "SetFirmwarePassword":
             device.system = replace(device.system, firmware=FirmwarePassword())
@@ -113,7 +123,18 @@ class Walked:
             device.system = replace(device.system, recovery_lock="text")
         device.update = None
         device.take_follow_ups()
+        device.user = None
         return device
+
+    def on(self, channel: str) -> Device | UserDevice:
+        """The Mac, or its user, who is logged in with an account of a directory service."""
+        device = self.device
+        if channel == DEVICE_CHANNEL:
+            return device
+        device.user = UserDevice(device, Account.of(device.mac, network=True), Session(device.mac.udid, lambda: 0.0))
+        device.user.managed = True
+        device.user.profiles = ProfileStore.of(self._installed, None)
+        return device.user
 
     def given(self, request_type: str) -> dict[str, Any]:
         """Values of keys that only this Mac knows."""
@@ -128,7 +149,7 @@ class Walked:
         }
 
 
-def run(device: Device, request_type: str, body: dict[str, Any], channel: str = DEVICE_CHANNEL) -> Result:
+def run(device: Device | UserDevice, request_type: str, body: dict[str, Any], channel: str = DEVICE_CHANNEL) -> Result:
     """Carry out a command. No server and no other Mac is reachable."""
     outcome = carry_out(device, Command("uuid", request_type, {"RequestType": request_type, **body}, channel))
     if isinstance(outcome, Result):
@@ -149,7 +170,8 @@ def run(device: Device, request_type: str, body: dict[str, Any], channel: str = 
 def judged(answer: dict[str, Any], request_type: str, release: str, channel: str) -> list[str]:
     """What is wrong with an answer, as the server gets it."""
     wrong = [f"{key} is {answer.pop(key, None)!r}" for key in ("CommandUUID", "UDID") if not answer.get(key)]
-    answer.pop("CommandUUID", None), answer.pop("UDID", None)
+    for key in ("CommandUUID", "UDID", *(ABOUT_USERS if channel == USER_CHANNEL else ())):
+        answer.pop(key, None)
     status = answer.pop("Status", None)
     if status == "Error":
         wrong += [f"{error} is not an error" for error in answer.pop("ErrorChain", [None]) if not _is_error(error)]
@@ -192,27 +214,36 @@ def _setting(key: Key) -> Any:
     return "com.example.app" if key.name == "Identifier" else "Rack 7"
 
 
-def walk(release: str, channel: str, lom: str, chip: str) -> Iterator[tuple[str, Status, list[str]]]:
-    """Each command with each of its bodies: the status of the answer, and what is wrong with it."""
+def walk(
+    release: str, channel: str, lom: str, chip: str, *, automated: bool
+) -> Iterator[tuple[str, Status | None, list[str]]]:
+    """Each command with each of its bodies: the status of the answer, and what is wrong with it. Then each check-in."""
     walked = Walked(release, lom, chip)
     for request_type, described in of_kind("command").items():
-        supported = described.fact.is_in(release) and described.fact.is_on(channel)
+        fact = described.fact
+        supported = fact.is_in(release) and fact.is_on(channel) and (automated or fact.flag("requiresdep") is None)
         for body in bodies_of(request_type, release, channel, walked):
-            device = walked.reset(request_type)
-            result = run(device, request_type, body, channel)
-            answer = plistlib.loads(result.body(device.mac.udid, "uuid"))
+            device = walked.reset(request_type, automated=automated)
+            mac = walked.on(channel)
+            result = run(mac, request_type, body, channel)
+            answer = plistlib.loads(mac.addressed(result.body(device.mac.udid, "uuid")))
             if not supported:
                 chain = answer.get("ErrorChain", [{}])
                 assert chain[0].get("ErrorCode") == 12021, (request_type, release, channel, answer)
             yield request_type, result.status, judged(answer, request_type, release, channel)
+    walked.reset("", automated=automated)
+    for sent in check_ins(walked.on(channel)):
+        yield sent["MessageType"], None, checked_in(sent, release, channel)
 
 
-def combinations() -> list[tuple[str, str, str, str]]:
-    """Each kind of release with each channel and LOM state, on each chip in turn."""
+def combinations() -> list[tuple[str, str, str, str, bool]]:
+    """Each kind of release with each channel, LOM state and kind of enrollment, on each chip in turn."""
     found = []
     for number, (release, channel, lom) in enumerate(product(KINDS, CHANNELS, LOM_STATES)):
         chip = "apple-silicon" if version(release) >= version("27") else ("intel", "apple-silicon")[number % 2]
-        found.append((release, channel, lom, chip))
+        found.append((release, channel, lom, chip, True))
+        if lom == LOM_STATES[0]:
+            found.append((release, channel, lom, chip, False))
     return found
 
 
@@ -222,18 +253,20 @@ def test_kinds_of_releases_are_those_between_which_the_schema_differs() -> None:
 
 @pytest.mark.parametrize("release", KINDS)
 def test_every_answer_conforms_to_the_schema(release: str) -> None:
-    acknowledged: set[tuple[str, str]] = set()
+    done: dict[Status | None, set[tuple[str, str]]] = defaultdict(set)
     wrong: list[str] = []
-    for _, channel, lom, chip in (each for each in combinations() if each[0] == release):
-        for request_type, status, found in walk(release, channel, lom, chip):
-            wrong += [f"{request_type} on {release}, {channel}, {lom}, {chip}: {each}" for each in found]
-            if status is Status.ACKNOWLEDGED:
-                acknowledged.add((request_type, channel))
+    for _, channel, lom, chip, automated in (each for each in combinations() if each[0] == release):
+        for name, status, found in walk(release, channel, lom, chip, automated=automated):
+            wrong += [f"{name} on {release}, {channel}, {lom}, {chip}, {automated}: {each}" for each in found]
+            done[status].add((name, channel))
     assert wrong == []
-    for request_type, described in of_kind("command").items():
-        if described.fact.is_in(release):
-            for channel in (each for each in CHANNELS if described.fact.is_on(each)):
-                assert (request_type, channel) in acknowledged or _cannot_be(request_type, release)
+    for name, described in of_kind("command").items():
+        for channel in CHANNELS:
+            if described.fact.is_in(release) and described.fact.is_on(channel):
+                assert (name, channel) in done[Status.ACKNOWLEDGED] or _cannot_be(name, release)
+    assert {name for name, _ in done[None]} == {
+        name for name, described in of_kind("check-in").items() if described.fact.is_in(release)
+    }
 
 
 def _cannot_be(request_type: str, release: str) -> bool:
@@ -243,47 +276,88 @@ def _cannot_be(request_type: str, release: str) -> bool:
 
 # The schema lists no keys that say which Mac it is; Macs send them, and servers need them.
 WITHOUT_IDENTITY = ("GetBootstrapToken", "SetBootstrapToken")
-SAMPLES: dict[str, Any] = {
-    "announcement": checkin.Announcement("UDID", "name", "Mac16,10", "Mac mini", "27.0", "26A428", "SERIAL"),
-    "bytes": b"token",
-    "endpoint": "status",
-    "report": b"{}",
-    "service": "com.apple.maid",
-    "token": b"token",
-}
+CAPABILITIES = (BOOTSTRAP_CAPABILITY, PER_USER_CAPABILITY, TOKEN_CAPABILITY)
+DIGEST = 'Digest realm="walk", nonce="1"'
+TOKENS = b'{"SyncTokens": {"DeclarationsToken": "1"}}'
+ITEMS = b'{"Declarations": {}, "DeclarationsToken": "1"}'
 
 
-def _check_ins() -> dict[str, dict[str, Any]]:
-    """The messages that the module of check-ins makes, by type."""
-    made = {}
-    for name, function in inspect.getmembers(checkin, inspect.isfunction):
-        signature = inspect.signature(function)
-        if (
-            function.__module__ == checkin.__name__
-            and not name.startswith("_")
-            and "dict" in signature.return_annotation
-        ):
-            needed = [each for each in signature.parameters.values() if each.default is each.empty]
-            message = function(**{each.name: SAMPLES.get(each.name, each.name) for each in needed})
-            if "MessageType" in message:
-                made[message["MessageType"]] = message
-    return made
+def check_ins(mac: Device | UserDevice) -> Iterator[dict[str, Any]]:
+    """The check-ins of an enrollment or a login, of an update of the declarations, and of the end."""
+    assert mac.enrollment is not None
+    enrollment = dataclasses.replace(mac.enrollment, capabilities=CAPABILITIES, check_out_when_removed=True)
+    if isinstance(mac, UserDevice):
+        mac.device.enrollment = enrollment
+        begin, end = log_in_steps(mac), None
+    else:
+        begin = resumed_enrollment_steps(mac, UnfinishedEnrollment(enrollment, mac.profiles))
+        end = check_out_steps(mac.mac.udid, enrollment)
+    for steps in (begin, synchronise(mac, b"", lambda: NOW), end):
+        need = Done(None) if steps is None else advance(steps, None)
+        while not isinstance(need, Done):
+            assert isinstance(need, CheckIn)
+            name = need.message["MessageType"]
+            yield {**need.message, **mac.check_in_keys(name)}
+            need = advance(steps, _accepted(need.message))
 
 
-def test_every_check_in_conforms_to_the_schema() -> None:
-    made = _check_ins()
-    assert {"Authenticate", "TokenUpdate", "CheckOut", "DeclarativeManagement", "SetBootstrapToken"} <= set(made)
-    for name, message in made.items():
-        described = of_kind("check-in")[name]
-        if name in WITHOUT_IDENTITY:
-            message = {key: value for key, value in message.items() if key not in ("Topic", "UDID")}
-        if name == "UserAuthenticate":  # the first of the two requests lacks it, by Apple's notes
-            assert problems(message, described.request, channel=USER_CHANNEL) == [
-                "DigestResponse is required and absent"
-            ]
-            message = checkin.user_authenticate(message["UDID"], message["UserID"], "Digest")
-        channel = DEVICE_CHANNEL if described.fact.is_on(DEVICE_CHANNEL) else USER_CHANNEL
-        for release in KINDS:
-            if described.fact.is_in(release):
-                known = {key: each for key, each in described.request.items() if each.fact.is_in(release)}
-                assert problems(message, known, release=release, channel=channel) == [], (name, release)
+def _accepted(message: Mapping[str, Any]) -> bytes:
+    """A server's answer to a check-in."""
+    if message["MessageType"] == "UserAuthenticate":
+        return plistlib.dumps({"AuthToken": "token"} if "DigestResponse" in message else {"DigestChallenge": DIGEST})
+    return {"tokens": TOKENS, "declaration-items": ITEMS}.get(message.get("Endpoint", ""), b"")
+
+
+def checked_in(sent: dict[str, Any], release: str, channel: str) -> list[str]:
+    """What is wrong with a check-in. A login has messages of the device channel, too."""
+    name = sent["MessageType"]
+    described = of_kind("check-in")[name]
+    if not described.fact.is_in(release):
+        return [f"macOS {release} has no {name}"]
+    channel = channel if described.fact.is_on(channel) else DEVICE_CHANNEL
+    ignored = {"Topic", "UDID"} if name in WITHOUT_IDENTITY else set()
+    if channel == USER_CHANNEL:  # of a network user, by the schema's text of UserAuthenticate; it lists no key for it
+        ignored.add("AuthToken")
+    found = problems(
+        {key: value for key, value in sent.items() if key not in ignored},
+        described.request,
+        release=release,
+        channel=channel,
+    )
+    if name == "UserAuthenticate" and "DigestResponse" not in sent:  # the first of two requests, by Apple's notes
+        found.remove("DigestResponse is required and absent")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"UserID": 1}, "UserID should be <string>, but is int"),
+        ({"AwaitingConfiguration": True}, "AwaitingConfiguration is not in the schema"),  # of the device channel
+        ({"NotOnConsole": None}, "NotOnConsole should be <boolean>, but is NoneType"),
+        ({"Unknown": 1}, "Unknown is not in the schema"),
+    ],
+)
+def test_the_walk_finds_a_wrong_check_in(wrong: dict[str, Any], says: str) -> None:
+    walked = Walked("26.4", "none", "apple-silicon")
+    sent = next(each for each in check_ins(walked.on(USER_CHANNEL)) if each["MessageType"] == "TokenUpdate")
+    assert checked_in(sent, "26.4", USER_CHANNEL) == []
+    assert checked_in({**sent, **wrong}, "26.4", USER_CHANNEL) == [says]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"UserList": None}, "Users is required and absent"),
+        ({"CommandUUID": ""}, "CommandUUID is ''"),
+        ({"Users": [{"UserName": 1}]}, "Users[].UserName should be <string>, but is int"),
+    ],
+)
+def test_the_walk_finds_a_wrong_answer(wrong: dict[str, Any], says: str) -> None:
+    device = Walked("26.4", "none", "apple-silicon").reset("UserList", automated=False)
+    answer = plistlib.loads(run(device, "UserList", {}).body(device.mac.udid, "uuid"))
+    assert judged(dict(answer), "UserList", "26.4", DEVICE_CHANNEL) == []
+    changed = {**answer, **wrong}
+    if "UserList" in wrong:
+        changed = {key: value for key, value in answer.items() if key != "Users"}
+    assert says in judged(changed, "UserList", "26.4", DEVICE_CHANNEL)

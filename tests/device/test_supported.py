@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 from command import lom_agent_here
 
+from agent.device.answering import OfflineMac
+from agent.device.facts.information import device_information, security_information
 from agent.device.facts.supported import DEVICE_CHANNEL, USER_CHANNEL, command_problem, query_exists, setting_problem
 from agent.fleet.models import RELEASES
+from agent.fleet.population import Population
+from agent.lom.requests import Dialect
 from agent.mdm.facts import of_kind
+from agent.pki.issuing.authority import Authority
 
 UPDATE_COMMANDS = ("AvailableOSUpdates", "OSUpdateStatus", "ScheduleOSUpdate", "ScheduleOSUpdateScan")
 
@@ -80,3 +85,21 @@ def test_each_command_of_the_schema_is_supported_as_its_line_says() -> None:
             for channel in (DEVICE_CHANNEL, USER_CHANNEL):
                 supported = described.fact.is_in(release.version) and described.fact.is_on(channel)
                 assert (command_problem(name, release.version, channel) is None) == supported, (name, release, channel)
+                supported &= described.fact.flag("requiresdep") is None
+                assert (command_problem(name, release.version, channel, automated=False) is None) == supported
+
+
+def test_a_mac_that_was_not_enrolled_automatically_lacks_what_needs_that() -> None:
+    """Apple's ``requiresdep``; a Mac of a fleet always has what ``supervised`` and ``userapprovedmdm`` ask for."""
+    needing = [name for name, each in of_kind("command").items() if each.fact.flag("requiresdep") is not None]
+    assert needing == ["AccountConfiguration", "DeviceConfigured", "SetAutoAdminPassword"]
+    assert command_problem("DeviceConfigured", "27.0", automated=False) == (
+        "the request type DeviceConfigured is for a Mac that was enrolled by Automated Device Enrollment"
+    )
+    device = OfflineMac(Population("x", 1)[0], Authority.create("a"), Authority.create("b"), Dialect.SCHEMA).device
+    queries = ["AutoSetupAdminAccounts", "UDID"]
+    for automated, answered in ((True, {"AutoSetupAdminAccounts", "UDID"}), (False, {"UDID"})):
+        device.settings.automated = automated
+        assert device_information(device, queries).keys() == answered
+        status = security_information(device)["ManagementStatus"]
+        assert (status["EnrolledViaDEP"], status["UserApprovedEnrollment"]) == (automated, True)

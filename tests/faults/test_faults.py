@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.errors import OperatorError
 from agent.faults.decisions import Faults, RuleCounts
-from agent.faults.effects import EFFECTS, PARAMETERS, TYPED
+from agent.faults.effects import EFFECTS, PARAMETERS, TYPED, TYPES_OF
 from agent.faults.rules import Rule, RuleError
 from agent.fleet.population import Mac, Population
 
@@ -64,7 +64,7 @@ def rules(draw: st.DrawFn) -> Rule:
         id=draw(st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,10}", fullmatch=True) | st.just("")),
         on=on,
         do=effect.do,
-        type=draw(st.sampled_from([None, "ProfileList"])) if on in TYPED else None,
+        type=draw(st.sampled_from([None, TYPES_OF.get(on, ("ProfileList",))[0]])) if on in TYPED else None,
         after=after,
         **values,
     )
@@ -118,6 +118,21 @@ def test_each_row_of_the_table_is_valid_and_requires_its_parameters(do: str, on:
             (
                 'Expected type only with on = "command", "checkin", "scep", "acme" or "attestation" in the rule "x", '
                 'found type = "ProfileList" with on = "session". Remove type.'
+            ),
+        ),
+        (
+            {"on": "command", "do": "not_now", "type": "profilelist"},
+            'Expected type = "ProfileList" with on = "command" in a rule, found "profilelist". Capital letters matter.',
+        ),
+        (
+            {"on": "checkin", "do": "malformed", "type": "TokenUPDATE"},
+            'Expected type = "TokenUpdate" with on = "checkin" in a rule, found "TokenUPDATE". Capital letters matter.',
+        ),
+        (
+            {"on": "scep", "do": "drop", "at": "in_request", "type": "GetCert"},
+            (
+                'Expected type = "GetCACaps", "GetCACert" or "PKIOperation" with on = "scep" in a rule, found '
+                '"GetCert". Correct it.'
             ),
         ),
         (

@@ -183,6 +183,8 @@ def test_legacy_profile_is_there_as_long_as_its_declaration(run_in_reactor: RunI
             refused = await running.command(seen.client, "RemoveProfile", Identifier=identifier)
             assert [error["ErrorCode"] for error in refused["ErrorChain"]] == [12013]
             assert seen.client.lom is not None
+            certificates = (await running.command(seen.client, "CertificateList"))["CertificateList"]
+            assert name not in [each["CommonName"] for each in certificates]  # of the LOM identity: in the status
             before = {each["identifier"] for each in seen.items["security"]["certificate"]["list"]}
             (error,) = seen.reports[-1]["Errors"]
             assert error["StatusItem"] == "no.such"
@@ -287,6 +289,21 @@ def test_idle_mac_sends_its_full_report_when_it_is_due(run_in_reactor: RunInReac
             alarm.set(0.0)
             await seen.until(lambda: "FullReport" in seen.reports[-1], "a full report")
             assert set(seen.reports[-1]["StatusItems"]["management"]) == {"client-capabilities", "declarations"}
+
+    run_in_reactor(scenario())
+
+
+def test_a_jump_of_the_clock_over_some_days_has_one_full_report(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            seen = Declared(running)
+            await seen.set(declaration("configuration.management.test", "test", Echo="hello"))
+            parts = seen.client._parts
+            for _ in range(5):  # the alarm goes off for each retry in the jump, before a report can be sent
+                parts.device.declared.full_report_at = 1.0
+                parts.upkeep.due()
+            await seen.until(lambda: parts.background.quiet, "the Mac has reported")
+            assert ["FullReport" in report for report in seen.reports] == [False, True]
 
     run_in_reactor(scenario())
 

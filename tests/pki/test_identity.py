@@ -460,3 +460,14 @@ def test_a_file_that_was_just_read_is_not_decrypted_again_and_each_reader_has_an
     assert same(first, second)
     with pytest.raises(WrongPasswordError):
         load_pkcs12(blob, "another")
+
+
+def test_reading_a_pkcs12_sets_up_no_class_of_asn1crypto() -> None:
+    """It fills the tables of a class at its first use, which is unsafe in two threads; the import has done it."""
+    program = (
+        "import sys; from asn1crypto import core; from agent.pki import pfx; known = set(core._SETUP_CLASSES); "
+        "pfx.prepare(sys.stdin.buffer.read(), 'password'); print(set(core._SETUP_CLASSES) - known)"
+    )
+    blob = dump_pkcs12(Authority.create("CA").issue("mac", CLIENT_USAGE), "password", "mac")
+    done = subprocess.run([sys.executable, "-c", program], input=blob, capture_output=True, check=True, timeout=120)
+    assert done.stdout.strip() == b"set()"

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from agent import plists
 from agent.errors import OperatorError
 from agent.faults.rules import Rule, RuleError
+from agent.fleet.models import Mix, os_text
 from agent.lom.power import CHOICES, PowerChoices
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.mac.fleet.macs import FleetBehaviour
@@ -83,6 +84,21 @@ def test_derived_values_are_filled_in() -> None:
     assert lab.server.enroll == "https://127.0.0.1:8443/enroll"
     command = read(COMMAND).phases[1]
     assert getattr(command, "request")["RequestType"] == "DeviceInformation"  # noqa: B009
+
+
+ACME = '[server]\nidentity = "acme"\n'
+
+
+def test_macs_have_a_macos_that_takes_the_identity_of_the_lab() -> None:
+    scenario = read(ACME + ENROLL)
+    assert {each.partition(".")[0] for each in Mix(os_text(scenario.fleet.os)).versions} == {"14", "15", "26", "27"}
+    assert scenario_from(as_document(scenario)).fleet.os == scenario.fleet.os
+    assert read(f'[fleet]\nos = ["26.4", "27"]\n{ACME}{ENROLL}').fleet.os == ("26.4", "27")
+    assert read(f'[fleet]\nos = "13.6"\n{ENROLL}').fleet.os == "13.6"
+    assert read(f'{OWN}identity = "acme"\n{CHECKIN}').fleet.os is None  # what that profile asks for is not known
+    older = refusal(f'[fleet]\nos = ["13", "27"]\n{ACME}{ENROLL}')
+    assert older.startswith('fleet.os (--os) with server.identity = "acme", whose keys are bound to the hardware: ')
+    assert "Expected releases from macOS 14 on, found 13.6 in '13,27'. Choose newer ones, such as 14=" in older
 
 
 def test_scenario_defaults_equal_those_of_the_rooms() -> None:

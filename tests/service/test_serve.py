@@ -156,7 +156,11 @@ def test_what_cannot_be_used_is_refused_before_anything_listens(arguments: tuple
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(("--devices", "3", "--os", "26.9"), "Choose one of 26.0"), (("--control", "192.0.2.1:80"), "192.0.2.1")],
+    [
+        (("--devices", "3", "--os", "26.9"), "Choose one of 26.0"),
+        (("--lab", "--lab-identity", "acme", "--devices", "3", "--os", "13"), "from macOS 14 on, found 13.6"),
+        (("--control", "192.0.2.1:80"), "192.0.2.1"),
+    ],
 )
 def test_what_cannot_start_ends_with_the_reason(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
     done = lom_agent("serve", "--ready-file", str(tmp_path / "ready.json"), *arguments)

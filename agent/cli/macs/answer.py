@@ -55,8 +55,9 @@ def answer(
 ) -> None:
     """Print what one Mac would answer to a command, as the XML plist that it would PUT.
 
-    The Mac is enrolled with every access right, and is a LOM Device and a LOM Controller; the other Macs of its segment
-    exist too. COMMAND.plist is the plist that a server would send ("-" reads standard input).
+    The Mac is enrolled by Automated Device Enrollment with every access right, and is a LOM Device and a LOM
+    Controller; the other Macs of its segment exist too. COMMAND.plist is the plist that a server would send ("-" reads
+    standard input).
     """
     with importing():
         from agent.device.answering import answer_command

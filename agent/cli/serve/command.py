@@ -73,7 +73,7 @@ from agent.fleet.population import DEFAULT_SEED
     type=click.Choice(["pkcs12", "scep", "acme"]),
     default="pkcs12",
     show_default=True,
-    help="How the lab gives a Mac its identity.",
+    help="How the lab gives a Mac its identity; the Macs of --devices have macOS 14 or later with acme.",
 )
 @click.option("--apns", is_flag=True, help="Run an APNs gateway, to which your server pushes; docs/push.md.")
 @click.option(

@@ -18,6 +18,7 @@ from agent.cli.signals import Stopping, printing
 from agent.cli.tokens import control_token
 from agent.errors import LomAgentError, OperatorError
 from agent.files import read_file, write_file
+from agent.fleet.models import HARDWARE_BOUND_SINCE, os_from
 from agent.net.mac.fleet.behaviour import MacSettings
 from agent.net.transport.addresses import parse_address
 from agent.net.transport.anchors import read_anchors
@@ -208,7 +209,7 @@ def _settings(options: Mapping[str, Any], authorities: Authorities | None) -> Se
         seed=options["seed"],
         devices=options["devices"],
         segment_size=options["segment_size"],
-        os=options["os_version"],
+        os=_os(options),
         model=options["model"],
         enroll=_profile(options["enroll"]),
         lom_network=options["lom_network"],
@@ -221,6 +222,17 @@ def _settings(options: Mapping[str, Any], authorities: Authorities | None) -> Se
         push=push,
         macs=MacSettings(**behaviour),
     )
+
+
+def _os(options: Mapping[str, Any]) -> str | None:
+    """The macOS of the Macs: one that takes the identities of the lab. Raises OperatorError."""
+    asked: str | None = options["os_version"]
+    if options["lab_identity"] != "acme" or not options["devices"]:
+        return asked
+    try:
+        return os_from(HARDWARE_BOUND_SINCE, asked, options["model"])
+    except OperatorError as error:
+        raise OperatorError(f"--os with --lab-identity acme, whose keys are bound to the hardware: {error}") from None
 
 
 def _profile(text: str | None) -> str | bytes | None:

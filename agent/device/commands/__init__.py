@@ -47,7 +47,9 @@ def carry_out(device: Device, command: Command) -> Result | CommandSteps:
     """The result of a command, or the steps that return it."""
     rule = COMMANDS.get(command.request_type)
     if rule is None or rule.documented:
-        problem = command_problem(command.request_type, device.mac.os_version, command.channel)
+        problem = command_problem(
+            command.request_type, device.mac.os_version, command.channel, automated=device.settings.automated
+        )
         if problem is not None:
             return mdm_error(INVALID_REQUEST_TYPE, problem)
     if rule is None:

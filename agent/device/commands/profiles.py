@@ -78,10 +78,11 @@ def profile_list(device: Device, command: Command) -> Result:
 
 
 def certificate_list(device: Device, _command: Command) -> Result:
-    """The certificates of the installed profiles. Source: apple-schema commands/certificate.list.yaml."""
+    """The certificates of the installed profiles, without those of declarations (as the schema says in words)."""
     certificates = [
         (certificate, is_identity)
         for profile in device.profiles
+        if not profile.is_declared
         for certificate, is_identity in (
             *((certificate, False) for certificate in profile.certificates),
             *((identity.certificate, True) for identity in profile.identities),

@@ -21,6 +21,7 @@ from agent.device.system import INSTALLED, MANAGED, App
 from agent.errors import CutShort, PeerError
 
 MANAGED_APP, PACKAGE = "com.apple.configuration.app.managed", "com.apple.configuration.package"
+MANAGED_STATE = "managed"
 LISTS = {"app.managed.list": MANAGED_APP, "package.list": PACKAGE}
 """The status items that show these configurations."""
 
@@ -45,12 +46,24 @@ def install_declared(device: Device, configuration: Declaration, now: float) -> 
 
 
 def remove_declared(device: Device, configuration: Declaration) -> None:
-    """Remove the app that a configuration managed; a package stays (our choice)."""
+    """Remove the app that a configuration managed, unless another one does; a package stays (our choice)."""
     if configuration.item and configuration.type == MANAGED_APP:
         app = device.system.app(decode(configuration.item)["identifier"])
-        if app is not None and app.declared:
+        configuration.item = b""
+        if app is not None and app.declared and not _is_managed(device, app.identifier):
             device.system = device.system.without_app(app)
     configuration.item = b""
+
+
+def _is_managed(device: Device, identifier: str) -> bool:
+    """Whether a configuration, on either channel, manages this app."""
+    items = [
+        decode(each.item)
+        for channel in device.channels
+        for each in channel.declared.of("configuration")
+        if each.type == MANAGED_APP and each.item
+    ]
+    return any(item["identifier"] == identifier and item["state"] == MANAGED_STATE for item in items)
 
 
 def _managed_app(device: Device, payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +72,7 @@ def _managed_app(device: Device, payload: Mapping[str, Any]) -> dict[str, Any]:
     item: dict[str, Any] = {"identifier": identifier, "state": "optional"}
     if _is_required(payload):
         device.system = device.system.with_app(App(identifier=identifier, status=MANAGED, managed=True, declared=True))
-        item["state"] = "managed"
+        item["state"] = MANAGED_STATE
     if "AppConfig" in payload:
         item["config-state"] = {"app-config-state": {"state": "valid"}}
     return item

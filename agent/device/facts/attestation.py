@@ -13,6 +13,7 @@ from typing import TypeGuard
 from agent.device.facts.information import QUERIES
 from agent.device.facts.supported import query_exists
 from agent.device.mac import Attestation, Device
+from agent.fleet.models import HARDWARE_BOUND_SINCE
 from agent.fleet.population import Mac
 from agent.pki.issuing import attestation as oids
 from agent.pki.issuing.attestation import Falsified, attestation_authority, derived_key
@@ -24,7 +25,7 @@ QUERY = "DevicePropertiesAttestation"
 NONCE = "DeviceAttestationNonce"
 MAX_NONCE_BYTES = 32
 FRESH_SECONDS = 7 * 24 * 3600.0  # for which the system generates no other attestation
-_FIRST = (14, 0)  # macOS 14: Attest, HardwareBound and DevicePropertiesAttestation
+_FIRST = (HARDWARE_BOUND_SINCE, 0)  # Attest, HardwareBound and DevicePropertiesAttestation
 _MORE_PROPERTIES = (14, 2)
 
 # The text of each property by its OID, and the release from which on it is attested.

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.device.facts.supported import DEVICE_CHANNEL, answer_keys, query_exists, query_right
+from agent.device.facts.supported import DEVICE_CHANNEL, USER_CHANNEL, answer_keys, query_exists, query_right
 from agent.device.mac import Device
 from agent.device.security.filevault import filevault_information
 from agent.device.users.accounts import users_of
+from agent.mdm.access_rights import AccessRights
 from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY
 
 Value = Callable[[Device], Any]
@@ -42,6 +43,12 @@ def _last_scan(device: Device) -> datetime:
     """When the Mac looked for updates last."""
     at = device.system.scanned_at
     return _LAST_SCAN if at is None else datetime.fromtimestamp(at, UTC).replace(tzinfo=None)
+
+
+def _push_token(device: Device) -> bytes | None:
+    """That of the user channel. The schema's text has the access right, and that the device channel ignores the key."""
+    of_user = device.channel == USER_CHANNEL and device.allows(AccessRights.DEVICE_INFORMATION)
+    return device.push_token if of_user else None
 
 
 # By key of the schema: the function that returns its value; None where this Mac does not have the key.
@@ -87,6 +94,7 @@ QUERIES: Mapping[str, Value] = {
     "PINRequiredForDeviceLock": lambda _: True,
     "PINRequiredForEraseDevice": lambda device: not device.mac.apple_silicon,
     "ProductName": lambda device: device.mac.model,
+    "PushToken": _push_token,
     "SerialNumber": lambda device: device.mac.serial_number,
     "SupplementalBuildVersion": lambda device: device.mac.build_version,
     "SupportsLOMDevice": lambda device: device.mac.has_10gb,
@@ -102,11 +110,11 @@ QUERIES: Mapping[str, Value] = {
 
 def device_information(device: Device, queries: Iterable[str], channel: str = DEVICE_CHANNEL) -> dict[str, Any]:
     """The values of the requested keys that this Mac has on ``channel`` and that the enrollment allows."""
-    release = device.mac.os_version
+    release, automated = device.mac.os_version, device.settings.automated
     answers: dict[str, Any] = {}
     for key in queries:
         value = QUERIES.get(key)
-        if value is None or not query_exists(key, release, channel):
+        if value is None or not query_exists(key, release, channel, automated=automated):
             continue
         right = query_right(key)
         found = value(device) if right is None or device.allows(right) else None
@@ -140,10 +148,10 @@ def _security_information(device: Device) -> dict[str, Any]:
             "LoggingOption": "throttled",
         },
         "ManagementStatus": {
-            "EnrolledViaDEP": False,
+            "EnrolledViaDEP": device.settings.automated,
             "UserApprovedEnrollment": True,
             "IsUserEnrollment": False,
-            "IsActivationLockManageable": False,
+            "IsActivationLockManageable": True,  # of a supervised Mac
         },
         "SecureBoot": {"SecureBootLevel": "full", "ExternalBootLevel": "disallowed"},
         "RemoteDesktopEnabled": device.system.remote_desktop,

@@ -35,26 +35,40 @@ _SHOWN = 200  # characters of a name that an error quotes
 _KEPT = 4096  # answers for a known name, a release and a channel
 
 
-def command_problem(request_type: str, release: str, channel: str = DEVICE_CHANNEL) -> str | None:
-    """Why macOS ``release`` does not carry out this command on ``channel``; None if it does."""
+def command_problem(
+    request_type: str, release: str, channel: str = DEVICE_CHANNEL, *, automated: bool = True
+) -> str | None:
+    """Why macOS ``release`` does not carry out this command on ``channel``; None if it does.
+
+    ``automated``: the Mac was enrolled by Automated Device Enrollment, which some commands need.
+    """
     if request_type not in of_kind("command"):
         return f"the request type {request_type[:_SHOWN]} is not supported"
-    return _command_problem(request_type, release, channel)
+    return _command_problem(request_type, release, channel, automated)
 
 
 @lru_cache(maxsize=_KEPT)
-def _command_problem(request_type: str, release: str, channel: str) -> str | None:
-    return _problem(message("command", request_type).fact, f"the request type {request_type}", release, channel)
+def _command_problem(request_type: str, release: str, channel: str, automated: bool) -> str | None:
+    fact, name = message("command", request_type).fact, f"the request type {request_type}"
+    problem = _problem(fact, name, release, channel)
+    if problem is None and not automated and _needs_automation(fact):
+        return f"{name} is for a Mac that was enrolled by Automated Device Enrollment"
+    return problem
 
 
-def query_exists(query: str, release: str, channel: str = DEVICE_CHANNEL) -> bool:
-    """Whether DeviceInformation of macOS ``release`` has this query on ``channel``."""
-    return query in _queries() and _query_exists(query, release, channel)
+def _needs_automation(fact: Fact) -> bool:
+    return fact.flag("requiresdep") is not None
+
+
+def query_exists(query: str, release: str, channel: str = DEVICE_CHANNEL, *, automated: bool = True) -> bool:
+    """Whether DeviceInformation of macOS ``release`` has this query on ``channel``; ``automated`` as above."""
+    return query in _queries() and _query_exists(query, release, channel, automated)
 
 
 @lru_cache(maxsize=_KEPT)
-def _query_exists(query: str, release: str, channel: str) -> bool:
-    return _problem(_queries()[query].fact, query, release, channel) is None
+def _query_exists(query: str, release: str, channel: str, automated: bool) -> bool:
+    fact = _queries()[query].fact
+    return _problem(fact, query, release, channel) is None and (automated or not _needs_automation(fact))
 
 
 def query_right(query: str) -> AccessRights | None:

@@ -292,6 +292,7 @@ def _settings_record(settings: Settings) -> SettingsRecord:
         organization_info=_property_list(settings.organization_info),
         mdm_options=_property_list(settings.mdm_options),
         awaiting_configuration=settings.awaiting_configuration,
+        automated=settings.automated,
     )
 
 
@@ -302,6 +303,7 @@ def _settings(record: SettingsRecord) -> Settings:
         organization_info=plists.load_dict(record.organization_info) if record.organization_info else {},
         mdm_options=plists.load_dict(record.mdm_options) if record.mdm_options else {},
         awaiting_configuration=record.awaiting_configuration,
+        automated=record.automated,
     )
 
 

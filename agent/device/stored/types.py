@@ -93,6 +93,7 @@ class SettingsRecord(_Record, frozen=True):
     organization_info: bytes = b""
     mdm_options: bytes = b""
     awaiting_configuration: bool = False
+    automated: bool = False
 
 
 class FollowUpRecord(_Record, frozen=True):

@@ -116,9 +116,19 @@ class UserDevice(Device):
         return USER_CHANNEL
 
     @property
+    def channels(self) -> tuple[Device, ...]:
+        """The Mac on each channel that it has."""
+        found: tuple[Device, ...] = self.device.channels
+        return found
+
+    @property
     def channel_facts(self) -> Mapping[str, str]:
         """What a record says about the channel."""
         return {"channel": USER_CHANNEL}
+
+    def check_in_facts(self, message_type: str) -> Mapping[str, str]:
+        """What the record of a check-in says about its channel."""
+        return self.channel_facts if _is_on_user_channel(message_type) else {}
 
     @property
     def managed_ids(self) -> list[str]:
@@ -136,8 +146,8 @@ class UserDevice(Device):
         return self.account.push_magic
 
     def check_in_keys(self, message_type: str) -> Mapping[str, Any]:
-        """The keys of the user channel in a check-in message, by Apple's schema."""
-        if message_type == "UserAuthenticate":
+        """The keys of the user channel in a check-in message, by Apple's schema; none in one of the device channel."""
+        if message_type == "UserAuthenticate" or not _is_on_user_channel(message_type):
             return {}
         keys = self._keys()
         return {name: value for name, value in keys.items() if name == "AuthToken" or name in _known_keys(message_type)}
@@ -167,6 +177,10 @@ class UserDevice(Device):
 @lru_cache(64)
 def _known_keys(message_type: str) -> frozenset[str]:
     return frozenset(message("check-in", message_type).request)
+
+
+def _is_on_user_channel(message_type: str) -> bool:
+    return message("check-in", message_type).fact.is_on(USER_CHANNEL)
 
 
 def may_log_in(device: Device) -> bool:

@@ -179,7 +179,7 @@ class HTTPConnection:
         if self._reusable:
             self._send()
         else:
-            self._end_in_order()
+            self._close_stream()
             self._used = False
             self._attempt += 1
             found = partial(self._found, self._attempt)
@@ -325,13 +325,8 @@ class HTTPConnection:
                 stream.write(octets)  # may end the stream, which has no more callbacks for us
         stream.close()
 
-    def _end_in_order(self) -> None:
-        """Close the connection, if there is one, and keep its TLS session for the next one."""
-        self._keep_session(self._stream)
-        self._close_stream()
-
     def _let_go(self) -> TLSStream | None:
-        """Detach the stream, and stop the timer."""
+        """Detach the stream, stop the timer, and keep the TLS session for the next connection."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -339,14 +334,13 @@ class HTTPConnection:
         stream, self._stream = self._stream, None
         if stream is not None and stream.secured:
             self._contexts.open_connections -= 1
+            self._keep_session(stream)
         return stream
 
-    def _keep_session(self, stream: TLSStream | None) -> None:
+    def _keep_session(self, stream: TLSStream) -> None:
         """Keep the TLS session of a connection that ends."""
-        if self._resumption is not None and stream is not None and stream.secured:
-            tls = stream.tls
-            if isinstance(tls, SSL.Connection):
-                self._resumption.keep(tls, self._binding, stream.peer_name)
+        if self._resumption is not None and isinstance(stream.tls, SSL.Connection):
+            self._resumption.keep(stream.tls, self._binding, stream.peer_name)
 
     def _finish(self) -> Caller | None:
         self._answer_due = None
@@ -365,7 +359,7 @@ class HTTPConnection:
             self._stage("request", self._reactor.seconds() - self._sent_at)
         stream = self._stream
         if stream is not None and (not response.keep_alive or (self._http2 is None and stream.unsent)):
-            self._end_in_order()  # RFC 9112, 9.5: so does a response before the whole request was sent
+            self._close_stream()  # RFC 9112, 9.5: so does a response before the whole request was sent
         self._used = True
         caller = self._finish()
         if caller is not None:
@@ -446,12 +440,12 @@ class HTTPConnection:
             return
         self._write(http2.take())
         if http2.going_away and not http2.waiting and self._http2 is http2:  # GOAWAY between two requests
-            self._end_in_order()
+            self._close_stream()
 
     def _reset_by_server(self, http2: HTTP2Client, error: StreamReset) -> None:
         """RFC 9113, 8.7: what the server did not process is sent again, once, on a new connection."""
         if http2.unprocessed and not self._retried:
-            self._end_in_order()
+            self._close_stream()
             self._again()
         else:
             self._failed(error)
@@ -461,7 +455,7 @@ class HTTPConnection:
         if self._stream is None:  # closed by us
             return
         http2, reader = self._http2, self._reader
-        self._keep_session(self._let_go())
+        self._let_go()
         if self._request is None:
             return
         if http2 is not None and http2.started:

@@ -134,7 +134,7 @@ class FaultyConnection(HTTPConnection):
         check: Check = self._check_of(host)
         return self._contexts.client(sock, self._anchors, self._shown, check, host, alpn=self._alpn), check
 
-    def _keep_session(self, stream: TLSStream | None) -> None:
+    def _keep_session(self, stream: TLSStream) -> None:
         if self._shown is None:
             super()._keep_session(stream)
 

@@ -72,6 +72,7 @@ class ActiveMac:
     def go_down(self, *, in_order: bool) -> None:
         """Stop everything that runs. ``in_order`` is a shutdown, in which connections are closed; else they break."""
         self.sessions.stop(WENT_DOWN)
+        self.upkeep.interrupted(WENT_DOWN)
         self.background.abandon(in_order=in_order)
         self.pushes.forget(WENT_DOWN)
         self.connection.power_lost(in_order=in_order)
@@ -84,6 +85,7 @@ class ActiveMac:
     def go_offline(self) -> None:
         """Close the connections to the server, and lose what is in progress on them."""
         self.sessions.stop(WENT_OFFLINE)
+        self.upkeep.interrupted(WENT_OFFLINE)
         self.background.abandon(WENT_OFFLINE, in_order=True)
         self.pushes.forget(WENT_OFFLINE)
         self.pushes.offline = True

@@ -223,7 +223,7 @@ class MDMClient:
             self._absence.cancel()
         if active is not None:
             active.sessions.end(reason)
-            active.upkeep.stop()
+            active.upkeep.retire(reason)
             active.power.stop()
             active.background.abandon()
             active.pushes.forget(reason)
@@ -295,8 +295,9 @@ class MDMClient:
         seconds at most.
         """
         mac = self._parts
-        awaiting = mac.device.settings.awaiting_configuration
-        mac.device.settings.awaiting_configuration = False
+        settings = mac.device.settings
+        before = settings.awaiting_configuration, settings.automated
+        settings.awaiting_configuration = settings.automated = False
 
         async def steps() -> Steps[Profile]:
             return enrollment_steps(mac.device, await fetch())
@@ -304,7 +305,7 @@ class MDMClient:
         try:
             await self._enroll(steps, due, polling_limit)
         except PeerError:
-            mac.device.settings.awaiting_configuration = awaiting  # of the enrollment before it, if there is one
+            settings.awaiting_configuration, settings.automated = before  # of an enrollment that it has already
             raise
 
     async def resume_enrollment(self, cut_short: str | None = None) -> None:
@@ -369,8 +370,8 @@ class MDMClient:
 
         def fetch() -> Awaitable[bytes]:
             parts = self._parts
-            parts.device.settings.awaiting_configuration = awaiting
-            return parts.background.fetch_automated_profile(url, authority)
+            parts.device.settings.awaiting_configuration, parts.device.settings.automated = awaiting, True
+            return parts.background.fetch_automated_profile(url, authority, parts.upkeep.install)
 
         await self.enroll(fetch, due, polling_limit)
 

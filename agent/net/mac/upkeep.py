@@ -5,13 +5,16 @@ The alarm is the client's, so that a Mac may be idle while it waits for months.
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
+
 from agent.device.installing.apps import install_queued_apps, queued_app
 from agent.device.installing.software_update import Update
-from agent.device.installing.updates import advance, installed, next_deadline, start_update
+from agent.device.installing.updates import advance, cancel_update, installed, next_deadline, start_update
 from agent.device.mac import Device
+from agent.lom.power import Power
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.power.timer import PowerTimer
-from agent.net.mac.sessions.background import BackgroundTasks
+from agent.net.mac.sessions.background import BackgroundTasks, MacStopped
 from agent.net.mac.sessions.declarative import DeclarativeManagement, UpkeptMac
 
 _CLOCK_ERROR = 0.001  # seconds by which an alarm may be early on the wall clock: rounding of its conversion
@@ -20,7 +23,7 @@ _CLOCK_ERROR = 0.001  # seconds by which an alarm may be early on the wall clock
 class Upkeep:
     """The upkeep of one Mac, ``mac``. ``channels`` is its declarative management, of each channel."""
 
-    __slots__ = ("_background", "_channels", "_device", "_environment", "_mac", "_power", "_stopped")
+    __slots__ = ("_awaited", "_background", "_channels", "_device", "_environment", "_mac", "_power", "_stopped")
 
     def __init__(
         self,
@@ -38,12 +41,35 @@ class Upkeep:
         self._mac = mac
         self._channels = channels
         self._stopped = False
+        self._awaited: Deferred[None] | None = None  # the end of an update that something waits for
 
     def update_software(self, update: Update) -> None:
         """Start a software update."""
         start_update(self._device, update, self._environment.wall_clock())
         self._environment.changed(self._device.mac.index)
         self.reconsider()
+
+    async def install(self, update: Update) -> None:
+        """Install a software update, and return when the Mac has booted with it. Raises MacStopped."""
+        awaited: Deferred[None] = Deferred()
+        self._awaited = awaited
+        self.update_software(update)
+        await awaited
+        if not self._mac.online:
+            raise MacStopped("the Mac went offline before it had the update")
+
+    def interrupted(self, why: str) -> None:
+        """The Mac goes down or offline: what waits for an update fails, unless the Mac restarts to install it."""
+        update = self._device.update
+        restarts = update is not None and update.installing and self._device.power.state is not Power.OFF
+        if not restarts:
+            self._fail(why)
+
+    def _fail(self, why: str) -> None:
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None:
+            cancel_update(self._device)
+            awaited.errback(MacStopped(f"{why} before it had the update"))
 
     def install_apps(self) -> None:
         """Install the apps that wait for it, if the Mac can and there are any."""
@@ -60,6 +86,9 @@ class Upkeep:
         if installed(self._device):
             for channel in self._channels:
                 channel.updated()
+            if self._awaited is not None:
+                awaited, self._awaited = self._awaited, None
+                awaited.callback(None)
         self.back()
 
     def back(self) -> None:
@@ -79,6 +108,11 @@ class Upkeep:
         """Do nothing any more, at the end of the run; tasks that end later set no alarm."""
         self._stopped = True
         self._mac.set_upkeep_alarm(None)
+
+    def retire(self, reason: str) -> None:
+        """The Mac is no more: what waits for an update fails."""
+        self.stop()
+        self._fail(reason)
 
     def carry_on(self) -> None:
         """Set the alarm. Nothing is due while the Mac is off, and no report while it is offline."""

@@ -14,6 +14,7 @@ from msgspec import structs
 from agent.errors import OperatorError
 from agent.faults.decisions import Faults
 from agent.fleet.durations import parse_duration
+from agent.fleet.models import HARDWARE_BOUND_SINCE, os_from, os_text
 from agent.measure.limits import parse_limit
 from agent.net.lom.networks import LOOPBACK, MEMORY, parse_network
 from agent.net.mac.fleet.keys import MAX_POOL, parse_keys
@@ -34,13 +35,13 @@ def checked_tables(scenario: Scenario) -> Scenario:
     """The scenario with derived values in its tables; its phases are unchanged. Raises OperatorError."""
     if not scenario.name.isprintable():
         raise OperatorError("name: expected one line of printable text, found control characters or line ends")
-    _check_fleet(scenario.fleet)
+    fleet = _checked_fleet(scenario.fleet, scenario.server)
     _check_text("lom.network", scenario.lom.network, parse_network)
     for number, limit in enumerate(scenario.limits):
         _check_text(f"limits[{number}]", limit, parse_limit)
     _check_load(scenario.load)
     server = _checked_server(scenario.server)
-    checked = structs.replace(scenario, server=server, push=_checked_push(scenario.push, server))
+    checked = structs.replace(scenario, fleet=fleet, server=server, push=_checked_push(scenario.push, server))
     _check_rules(checked)
     return checked
 
@@ -75,13 +76,22 @@ def _check_rules(scenario: Scenario) -> None:
             )
 
 
-def _check_fleet(fleet: FleetPart) -> None:
+def _checked_fleet(fleet: FleetPart, server: ServerPart) -> FleetPart:
     _check_text("fleet.boot", fleet.boot, parse_duration)
     _check_text("fleet.shutdown", fleet.shutdown, parse_duration)
     _check_text("fleet.update", fleet.update, parse_duration)
     if fleet.network_users and not fleet.users:
         raise OperatorError("fleet.network_users is the share of the Macs of fleet.users, which is 0; set it, too")
     _ = fleet.population  # an unknown version or model
+    if not has_embedded_lab(server) or server.identity != "acme":
+        return fleet
+    try:
+        os = os_from(HARDWARE_BOUND_SINCE, os_text(fleet.os), fleet.model)
+    except OperatorError as error:
+        raise OperatorError(
+            f'fleet.os (--os) with server.identity = "acme", whose keys are bound to the hardware: {error}'
+        ) from None
+    return fleet if os == os_text(fleet.os) else structs.replace(fleet, os=os)
 
 
 def _check_load(load: LoadPart) -> None:

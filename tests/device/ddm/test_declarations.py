@@ -137,7 +137,17 @@ WRONG, NOT_WHOLE = "Error.ConfigurationCannotBeDeserialized", "Error.InvalidPayl
         (TEST, {"Echo": "a", "EchoDataAssetReference": "x"}, "13.6", UNKNOWN_KEYS),  # came with 14.0
         ("configuration.no.such", {}, "27.0", UNKNOWN_TYPE),
         ("configuration.network.relay", {}, "26.4", UNKNOWN_TYPE),
-        ("configuration.network.relay", {}, "27.0", ""),
+        ("configuration.network.relay", {"VisibleName": "A", "Relays": []}, "27.0", ""),
+        (
+            "configuration.network.relay",
+            {"VisibleName": "A", "Relays": [], "RelayUUID": "of iOS"},
+            "27.0",
+            UNKNOWN_KEYS,
+        ),
+        ("configuration.network.relay", {"Relays": [{"HTTP2RelayURL": 1}], "VisibleName": "A"}, "27.0", WRONG),
+        ("configuration.intelligence.settings", {"Apps": {"Calendar": {}}}, "26.6", UNKNOWN_KEYS),  # came with 27.0
+        ("configuration.intelligence.settings", {"Apps": {"Calendar": {}}}, "27.0", ""),
+        ("configuration.network.vpn.ikev2", {"anything": 1}, "27.0", ""),  # the table lacks its keys
         ("configuration.account.mail", {}, "27.0", "Error.ConfigurationNotSupported"),  # of the user channel
         (UPDATE, {"TargetOSVersion": "27.0", "TargetLocalDateTime": "2027-01-01T00:00:00"}, "13.6", UNKNOWN_TYPE),
         (UPDATE, {"TargetOSVersion": "27.0"}, "26.4", WRONG),
@@ -317,6 +327,24 @@ def test_configuration_that_reports_failure() -> None:
     )
     server.synchronise(device)
     assert server.states["test"] == (False, "invalid", ["out of order"])
+
+
+@pytest.mark.parametrize("first", ["device", "user"])
+def test_an_app_that_is_declared_twice_stays_until_nothing_declares_it(first: str) -> None:
+    device = mac(os="26.4")
+    user = UserDevice(device, Account.of(device.mac, network=False), Session(device.mac.udid, lambda: 0.0))
+    device.user = user
+    required = {"InstallBehavior": {"Install": "Required"}}
+    declared = [declaration("configuration.app.managed", "app", BundleID="com.example.app", **required)]
+    servers = {"device": Server(*declared, activation("app")), "user": Server(*declared, activation("app"))}
+    channels = {"device": device, "user": user}
+    for name, server in servers.items():
+        server.synchronise(channels[name])
+    for name, left in ((first, {"com.example.app"}), ("user" if first == "device" else "device", set())):
+        servers[name].token = "2"
+        servers[name].declarations.clear()
+        servers[name].synchronise(channels[name])
+        assert {app.identifier for app in device.system.apps} == left
 
 
 def test_declared_apps_and_packages_show_their_state() -> None:

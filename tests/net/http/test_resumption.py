@@ -18,6 +18,7 @@ from agent.fleet.chance import Chance
 from agent.fleet.population import Population
 from agent.mdm.access_rights import ALL_RIGHTS
 from agent.net.http.connection import HTTPConnection
+from agent.net.http.faulty import InjectedReset
 from agent.net.http.http1 import Origin
 from agent.net.http.resumption import ResumedCheck, Resumption, binding_of
 from agent.net.mac.fleet.macs import Fleet
@@ -256,6 +257,26 @@ def test_session_is_lost_when_the_mac_goes_down(run_in_reactor: RunInReactor, se
 
     run_in_reactor(scenario())
     assert macs.handshakes == (2, 0)
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "break_off"])
+def test_a_session_is_kept_however_the_connection_ends(run_in_reactor: RunInReactor, end: str) -> None:
+    """A fault rule resets a connection, a Mac hangs up: the ticket was received before that."""
+    with serving(echo, require_certificate=True) as server:
+        server.context.set_session_id(b"mdm")
+        macs, resumption = Macs(server), always()
+
+        async def scenario() -> None:
+            for _ in range(2):
+                connection = macs.connection(resumption)
+                await macs.ask(connection)
+                if end == "break_off":
+                    connection.break_off(InjectedReset("a fault rule"), in_order=False)
+                else:
+                    getattr(connection, end)()
+
+        run_in_reactor(scenario())
+    assert macs.handshakes == (1, 1)
 
 
 def test_resumed_peer_without_certificate_keeps_its_identity(

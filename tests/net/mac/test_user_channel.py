@@ -136,7 +136,8 @@ def test_the_server_authenticates_a_network_user(run_in_reactor: Run, policy: An
             else:
                 twice = ["UserAuthenticate"] * (2 if policy == "digest" else 1)
                 assert (kinds, user.managed) == ([*twice, "TokenUpdate"], True)
-                assert "GetBootstrapToken" in [each["MessageType"] for each in messages]
+                asked = next(each for each in messages if each["MessageType"] == "GetBootstrapToken")
+                assert set(asked) == {"AwaitingConfiguration", "MessageType", "UDID"}  # of the device channel
                 update = of_user[-1]
                 for each in of_user:
                     assert unconforming(each) == []

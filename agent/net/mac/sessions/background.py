@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 
 from agent import plists
+from agent.device.installing.software_update import Update
 from agent.device.mac import Device
 from agent.device.steps import (
     AttestProperties,
@@ -51,7 +52,6 @@ from agent.net.mac.faults.injection import altered
 from agent.net.mac.fleet.environment import Environment
 from agent.net.mac.sessions.exchanging import MacExchanger
 from agent.net.mac.sessions.headers import message_headers
-from agent.net.timing import sleep
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import Authority
 from agent.profiles.acme import RSA, ACMEPayload
@@ -83,6 +83,7 @@ class IdentityWaits:
 
 
 Work = Callable[[], Awaitable[object]]
+InstallUpdate = Callable[[Update], Awaitable[None]]
 
 
 class BackgroundTasks:
@@ -214,14 +215,14 @@ class BackgroundTasks:
         headers = {"User-Agent": self._agent, "Accept": "*/*"}
         return self._profile_in(await self.send_once("GET", url, headers, None), url)
 
-    async def fetch_automated_profile(self, url: str, authority: Authority) -> bytes:
+    async def fetch_automated_profile(self, url: str, authority: Authority, install: InstallUpdate) -> bytes:
         """POST the signed MachineInfo for an enrollment profile; ``authority`` issues the Mac's identity for it.
 
-        Raises PeerError.
+        ``install`` installs the software update that the server may ask for first. Raises PeerError.
         """
         from agent.net.mac.enrollment.automated import automated_profile  # imported when it is used: a fast start
 
-        response = await automated_profile(self._device, self._environment, self, url, authority)
+        response = await automated_profile(self._device, self, url, authority, install)
         return self._profile_in(response, url)
 
     async def send_once(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Response:
@@ -229,13 +230,6 @@ class BackgroundTasks:
         exchanger = self._exchanger("enroll", self._environment.decide("enroll", self._device.mac))
         with self._others() as connections:
             return await ask(connections, method, url, headers, body, exchanger=exchanger)
-
-    async def wait(self, seconds: float) -> None:
-        """Wait. Raises MacStopped where the Mac goes down or offline meanwhile."""
-        life = self._life
-        await sleep(self._environment.clock, seconds)
-        if life != self._life:
-            raise MacStopped("the Mac went down or offline before the wait was over")
 
     def _profile_in(self, response: Response, url: str) -> bytes:
         """The enrollment profile in a response. Raises PeerError."""
@@ -291,7 +285,7 @@ class BackgroundTasks:
         if replacing is not None and enrollment is not replacing.enrollment:
             raise MacStopped("another enrollment is replacing it")
         facts: dict[str, str | int | float | bool] = {"message": message["MessageType"], "udid": self._device.mac.udid}
-        facts |= self._device.channel_facts
+        facts |= self._device.check_in_facts(str(message["MessageType"]))
         if "Endpoint" in message:
             facts["endpoint"] = message["Endpoint"]
         message = {**message, **self._device.check_in_keys(str(message["MessageType"]))}

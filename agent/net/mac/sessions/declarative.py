@@ -41,7 +41,7 @@ class UpkeptMac(Protocol):
 class DeclarativeManagement:
     """The declarations of ``device``, a Mac on one of its channels; ``background`` is that of the channel."""
 
-    __slots__ = ("_background", "_device", "_environment", "_lom", "_mac", "_refreshing", "_retry_at")
+    __slots__ = ("_background", "_device", "_environment", "_full", "_lom", "_mac", "_refreshing", "_retry_at")
 
     def __init__(
         self, device: Device, environment: Environment, background: BackgroundTasks, lom: LOMPresence, mac: UpkeptMac
@@ -52,6 +52,7 @@ class DeclarativeManagement:
         self._lom = lom
         self._mac = mac
         self._refreshing = False  # a task for it runs or waits, unless the background tasks were abandoned
+        self._full = False  # the same for a full report
         self._retry_at: float | None = None
 
     @property
@@ -71,7 +72,7 @@ class DeclarativeManagement:
 
     def back(self) -> None:
         """The Mac can connect to its server again: it does not wait with what failed meanwhile."""
-        self._retry_at = None
+        self._retry_at, self._full = None, False
         forget_failures(self._device)
         self.reconsider()
 
@@ -96,9 +97,9 @@ class DeclarativeManagement:
 
     def _start(self, *, full: bool) -> None:
         """Report, unless a task does that already; instead of it, continue with an update of the declarations."""
-        if self._refreshing and not full and not self._background.quiet:
+        if (self._full if full else self._refreshing) and not self._background.quiet:
             return
-        self._refreshing = True
+        self._refreshing, self._full = True, full or self._full
         self._background.start(partial(self._refresh, self._device.synchronising, full=full))
 
     async def _refresh(self, tokens: bytes | None, *, full: bool) -> None:
@@ -115,7 +116,7 @@ class DeclarativeManagement:
             self._retry_at = now() + _RETRY_SECONDS
             raise
         finally:
-            self._refreshing = False
+            self._refreshing, self._full = False, self._full and not full
             self._lom.update()  # a declared profile may have a LOM payload
             self._environment.changed(device.mac.index)
             self._mac.upkeep_changed()

@@ -19,6 +19,7 @@ from agent.errors import PeerError
 from agent.fleet.durations import Constant
 from agent.fleet.population import Population
 from agent.lab.enrollment.automated import AutomatedPolicy
+from agent.lom.power import Power
 from agent.lom.requests import Dialect
 from agent.mdm.automated import RefusalMalformed, SignInRequired, UpdateRequired, required_before
 from agent.mdm.refusals import ServerRefused
@@ -30,7 +31,8 @@ from agent.pki.issuing.device_ca import device_ca_pem, read_device_ca
 
 Run = Callable[[Any], Any]
 REFUSED = "answered the request for the enrollment profile with 403"
-AT_ONCE = FleetBehaviour(users=1.0)
+MOMENT = Constant(0.001)
+AT_ONCE = FleetBehaviour(users=1.0, boot=MOMENT, shutdown=MOMENT, update=MOMENT)
 
 
 async def enrolled(running: Stack, fleet: Fleet) -> None:
@@ -59,6 +61,9 @@ def test_a_mac_waits_in_setup_assistant_until_it_is_configured(run_in_reactor: R
             client.wake()
             await running.until(lambda: client.user_name in running.lab.macs, "the user logs in after DeviceConfigured")
             assert not client.device.settings.awaiting_configuration
+            assert client.device.settings.automated
+            await running.enroll(client)  # with the profile of the URL, not as in Setup Assistant
+            assert not client.device.settings.automated
 
     run_in_reactor(work())
 
@@ -81,16 +86,16 @@ def test_a_server_asks_for_something_first(
         seen: list[HTTPExchange] = []
         async with stack(1, enrolled=False, log=ExchangeLog(seen.append)) as running:
             running.server.automated.policy = policy
-            fleet = Fleet(Population("ade", 1, os=os, model="Mac14,3"), running.environment)
+            fleet = Fleet(Population("ade", 1, os=os, model="Mac14,3"), running.environment, AT_ONCE)
             try:
-                fleet[0].device.update_seconds = lambda: 0.0
                 failure: PeerError | None = None
                 try:
                     await enrolled(running, fleet)
                 except PeerError as error:
                     failure = error
                 assert [each.kind for each in seen if each.method == "POST"] == ["enroll"] * posts
-                assert fleet[0].device.mac.os_version == release
+                assert (fleet[0].device.mac.os_version, fleet[0].boots) == (release, int(release != os))
+                assert fleet[0].device.update is None
                 assert words is None if failure is None else words is not None
                 if words is not None:
                     assert isinstance(failure, ServerRefused)
@@ -174,17 +179,33 @@ def test_a_refusal_without_its_details_is_malformed(body: bytes) -> None:
         required_before(body, "application/json", "27.0")
 
 
-@pytest.mark.parametrize("happens", ["cut_mains", "leave_network"])
-def test_a_mac_that_goes_down_during_the_update_does_not_enroll(run_in_reactor: Run, happens: str) -> None:
+@pytest.mark.parametrize(
+    ("happens", "during"),
+    [
+        ("cut_mains", Power.ON),
+        ("leave_network", Power.ON),
+        ("retire", Power.ON),
+        ("retire", Power.BOOTING),
+        ("cut_mains", Power.BOOTING),
+    ],
+)
+def test_a_mac_that_goes_down_during_the_update_does_not_enroll(
+    run_in_reactor: Run, happens: str, during: Power
+) -> None:
     async def work() -> None:
         seen: list[HTTPExchange] = []
-        behaviour = FleetBehaviour(update=Constant(0.05))
+        lasts, ends = Constant(600.0), MOMENT
+        behaviour = FleetBehaviour(update=lasts if during is Power.ON else ends, boot=lasts, shutdown=ends, users=1.0)
         async with stack(1, os="26.2", behaviour=behaviour, enrolled=False, log=ExchangeLog(seen.append)) as running:
             running.server.automated.policy = AutomatedPolicy(os_version="27.0")
             client = running.fleet[0]
             enrolling = ensureDeferred(enrolled(running, running.fleet))
-            await running.until(lambda: bool(seen), "the server asks for an update")
-            getattr(client, happens)()
+            await running.until(lambda: client.device.update is not None, "the server asks for an update")
+            await running.until(lambda: client.device.power.state is during, "the Mac is in this state")
+            if happens == "retire":
+                client.retire("the Mac was removed")
+            else:
+                getattr(client, happens)()
             with pytest.raises(PeerError):
                 await enrolling
             assert [each.kind for each in seen] == ["enroll"]
@@ -202,6 +223,7 @@ def test_an_automated_enrollment_that_fails_leaves_a_configured_mac_configured(r
             running.server.automated.policy = AutomatedPolicy(os_version="99.0")
             with pytest.raises(PeerError):
                 await enrolled(running, running.fleet)
-            assert (client.enrolled, client.device.settings.awaiting_configuration) == (True, False)
+            settings = client.device.settings
+            assert (client.enrolled, settings.awaiting_configuration, settings.automated) == (True, False, False)
 
     run_in_reactor(work())
