@@ -7,10 +7,8 @@ and raises one error. It supports what CMS needs: tags below 31, lengths below 4
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from typing import NamedTuple
 
 from agent.errors import PeerError
 
@@ -42,8 +40,7 @@ class DERError(PeerError):
     kind = "asn1"
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):
     """One ASN.1 value inside ``source``: its tag octet, and the offsets of its start, its body and its end."""
 
     source: bytes
@@ -67,9 +64,14 @@ class Element:
         """The elements inside. Raises DERError where this is not a container, or has too many."""
         if not self.tag & _CONSTRUCTED:
             raise DERError(f"expected a container, found tag 0x{self.tag:02x}")
-        found = list(islice(self._walk(), MAX_ELEMENTS + 1))
-        if len(found) > MAX_ELEMENTS:
-            raise DERError(f"more than {MAX_ELEMENTS} elements in one container")
+        source, offset, limit = self.source, self.body_start, self.body_end
+        found: list[Element] = []
+        while offset < limit:
+            if len(found) == MAX_ELEMENTS:
+                raise DERError(f"more than {MAX_ELEMENTS} elements in one container")
+            element = _element_at(source, offset, limit)
+            found.append(element)
+            offset = element.end
         return found
 
     def expect(self, tag: int, what: str) -> Element:
@@ -87,27 +89,13 @@ class Element:
 
     def oid(self) -> str:
         """The dotted form of this OBJECT IDENTIFIER."""
-        body = self.expect(OBJECT_IDENTIFIER, "an object identifier").body
-        if not body or len(body) > 64 or body[-1] & 0x80:
-            raise DERError(f"broken object identifier {body[:64].hex()}")
-        arcs = [0]
-        for octet in body:
-            arcs[-1] = arcs[-1] << 7 | octet & 0x7F
-            if not octet & 0x80:
-                arcs.append(0)
-        first = min(arcs[0] // 40, 2)
-        return ".".join(str(arc) for arc in (first, arcs[0] - 40 * first, *arcs[1:-1]))
-
-    def _walk(self) -> Iterator[Element]:
-        offset = self.body_start
-        while offset < self.body_end:
-            element = _element_at(self.source, offset, self.body_end)
-            yield element
-            offset = element.end
+        return _dotted(self.expect(OBJECT_IDENTIFIER, "an object identifier").body)
 
 
 class Fields:
     """The elements of a SEQUENCE, taken one by one in the order of its ASN.1 module."""
+
+    __slots__ = ("_elements", "_next")
 
     def __init__(self, sequence: Element) -> None:
         self._elements = sequence.children()
@@ -115,11 +103,13 @@ class Fields:
 
     def take(self, tag: int, what: str) -> Element:
         """The next element, which must have ``tag``. Raises DERError naming ``what``."""
-        found = self.optional(tag)
-        if found is None:
-            found_tag = "the end" if self.done else f"tag 0x{self._elements[self._next].tag:02x}"
-            raise DERError(f"expected {what} (tag 0x{tag:02x}), found {found_tag}")
-        return found
+        if self.done:
+            raise DERError(f"expected {what} (tag 0x{tag:02x}), found the end")
+        element = self._elements[self._next]
+        if element.tag != tag:
+            raise DERError(f"expected {what} (tag 0x{tag:02x}), found tag 0x{element.tag:02x}")
+        self._next += 1
+        return element
 
     def optional(self, *tags: int) -> Element | None:
         """The next element if its tag is one of ``tags``; else None, and the element remains."""
@@ -174,7 +164,25 @@ def oid(dotted: str) -> bytes:
     return encode(OBJECT_IDENTIFIER, bytes(body))
 
 
+@lru_cache(_KNOWN_OIDS)
+def _dotted(body: bytes) -> str:
+    """The dotted form of the contents of an OBJECT IDENTIFIER."""
+    if not body or len(body) > 64 or body[-1] & 0x80:
+        raise DERError(f"broken object identifier {body[:64].hex()}")
+    arcs = [0]
+    for octet in body:
+        arcs[-1] = arcs[-1] << 7 | octet & 0x7F
+        if not octet & 0x80:
+            arcs.append(0)
+    first = min(arcs[0] // 40, 2)
+    return ".".join(str(arc) for arc in (first, arcs[0] - 40 * first, *arcs[1:-1]))
+
+
 def _element_at(source: bytes, start: int, limit: int) -> Element:
+    if start + 2 <= limit and source[start + 1] < _INDEFINITE and source[start] & 0x1F != 0x1F:
+        end = start + 2 + source[start + 1]
+        if end <= limit:  # most elements are short
+            return Element(source, source[start], start, start + 2, end, end)
     tag, body_start, size = _header(source, start, limit)
     if size is not None:
         return Element(source, tag, start, body_start, body_start + size, body_start + size)

@@ -19,7 +19,7 @@ from agent.cli.signals import importing
 from agent.scenario.reading import scenario_from
 from agent.scenario.types import Scenario
 
-HEAVY = {"twisted", "cryptography", "OpenSSL", "rich", "plotly", "jinja2", "multiprocessing", "klein", "httpx"}
+HEAVY = {"twisted", "cryptography", "OpenSSL", "rich", "jinja2", "multiprocessing", "klein", "httpx"}
 OPTIONS = [option for options in GROUPS.values() for option in options]
 # A value for each option that is not its key's default; those that the checks of a scenario require go with it.
 VALUES: dict[str, object] = {
@@ -66,7 +66,7 @@ def test_help_of_a_command_imports_no_heavy_module(name: str) -> None:
 
 LATER = {
     "agent.cli.serve.serving": {
-        "asn1crypto", "httpx", "jinja2", "klein", "plotly", "prometheus_client", "concurrent.futures.process",
+        "asn1crypto", "httpx", "jinja2", "klein", "prometheus_client", "concurrent.futures.process",
         "agent.lab", "agent.net.apns.gateway", "agent.net.mac.enrollment.scep", "agent.report", "agent.scenario",
         "agent.service.embedded", "agent.service.api.openapi",
     },

@@ -30,7 +30,7 @@ import agent
 SECONDS = 120.0
 NOT_OF_THE_COMMAND = ("agent.__main__", "agent.pytest_plugin")
 MODULES = [module.name for module in walk_packages(agent.__path__, "agent.") if module.name not in NOT_OF_THE_COMMAND]
-IMPORTED_LATE = ["jinja2", "plotly.offline", "plotly.tools", "rich._emoji_codes", "twisted.internet.epollreactor"]
+IMPORTED_LATE = ["jinja2", "rich._emoji_codes", "twisted.internet.epollreactor"]
 START_CHILDREN = ("agent.processes", "agent.net.mac.fleet.keys")  # the modules that do
 
 ForkServerContext().set_forkserver_preload(

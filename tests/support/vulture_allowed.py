@@ -12,6 +12,7 @@ _PROTOCOL = "a parameter or method of a typing.Protocol"
 _CONTROL = "a control API calls it; part of what a program can do with the rules and exchanges of a fleet"
 _USERS = "test suites call it: the public methods of agent.client; docs/testing.md"
 _PYTEST = "pytest calls it by its name"
+_TEMPLATE = "templates/parts.html reads it"
 _TESTS = "the tests judge by it: they read the same facts and counts as the program"
 
 ALLOWED = {
@@ -32,6 +33,8 @@ ALLOWED = {
     "cli.scenarios.commands: scenario_check": _CLICK,
     "cli.scenarios.commands: scenario_doc": _CLICK,
     "cli.scenarios.commands: scenario_new": _CLICK,
+    "report.html.charts: legend": _TEMPLATE,
+    "report.html.charts: own_legend": _TEMPLATE,
     "device.stored.packed: reducer_override": "pickle calls it by its name",
     "faults.decisions: reset_counts": _CONTROL,
     "client.devices: come_online": _USERS,

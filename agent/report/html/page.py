@@ -1,14 +1,13 @@
 """The HTML page: the numbers and charts of documents in the templates.
 
 Documents contain text of peers and operators. The template engine escapes every expression, and invisible characters
-are made visible. The page's content security policy allows only its own two scripts, by their hashes, and no requests.
+are made visible. The page's content security policy allows only its own script, by its hash, and no requests.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -27,7 +26,8 @@ from agent.report.compare import WORDS, compare, letter
 from agent.report.document import Document
 from agent.report.flattened import flattened
 from agent.report.html import charts
-from agent.report.html.charts import Chart
+from agent.report.html.charts import Band, Chart
+from agent.report.html.drawing import drawn
 from agent.report.html.environment import page_environment
 from agent.report.html.series import Series, series
 from agent.report.percentiles import PERCENTILES, enough
@@ -91,7 +91,7 @@ def _report(document: Document) -> str:
     stage_colours = {name: f"op{index % charts.COLOURS}" for index, name in enumerate(document.stages)}
     parts = {
         "time": charts.over_time(line),
-        "percentiles": charts.by_percentile("percentiles", "", document.operations, colours),
+        "percentiles": charts.by_percentile("percentiles", "", document.operations, colours, tall=True),
         "stages": charts.by_percentile("stages", "", document.stages, stage_colours),
         "fleet": charts.fleet_over_time(line),
         "generator": charts.generator_over_time(line),
@@ -99,13 +99,13 @@ def _report(document: Document) -> str:
     return _page(
         "report.html",
         parts,
-        {"bands": charts.bands(document, seconds), "seconds": seconds},
+        seconds,
+        charts.bands(document, seconds),
         document=document,
         verdict=verdict(document),
         series=line,
-        seconds=seconds,
-        legend=[(name, colours[name]) for name in names],
-        stage_legend=list(stage_colours.items()),
+        legend=[(name, name, colours[name]) for name in names],
+        stage_legend=[(name, name, colour) for name, colour in stage_colours.items()],
         done=operations_done(document),
         failed=operations_failed(document),
         peak=_peak(line),
@@ -126,31 +126,33 @@ def _comparison(documents: Sequence[Document], threshold: float) -> str:
     return _page(
         "comparison.html",
         parts,
-        {"bands": [], "seconds": seconds},
+        seconds,
+        [],
         documents=documents,
         comparison=found,
         verdicts=[verdict(document) for document in documents],
         runs=runs,
         lines=lines,
-        legend=[(name, f"run{position}") for position, name in enumerate(runs)],
+        legend=[(name, name, f"run{position}") for position, name in enumerate(runs)],
         errors=_errors_by_kind(documents),
         title=", ".join(dict.fromkeys(document.name or "load test" for document in documents)),
     )
 
 
-def _page(template: str, parts: Mapping[str, list[Chart]], axis: Mapping[str, Any], **context: Any) -> str:
+def _page(
+    template: str, parts: Mapping[str, list[Chart]], seconds: float, bands: Sequence[Band], **context: Any
+) -> str:
     """Render ``template`` with the charts ``parts``, by their place on the page."""
-    all_charts = {chart.name: chart.plain() for place in parts.values() for chart in place}
-    scripts = [_plotly(), _file("charts.js")] if all_charts else []
+    script = _file("charts.js") if any(parts.values()) else None
     return (
         _environment()
         .get_template(template)
         .render(
-            charts=parts,
-            chart_data=_json({"charts": all_charts, **axis}),
-            scripts=[Markup(script) for script in scripts],  # noqa: S704  # ours and plotly's: no text of a document
-            script_hashes=[_hash(script) for script in scripts],
+            charts={place: [drawn(chart, seconds, bands) for chart in found] for place, found in parts.items()},
+            script=None if script is None else Markup(script),  # noqa: S704  # ours: no text of a document
+            script_hash=None if script is None else _hash(script),
             style=Markup(_file("style.css")),  # noqa: S704
+            seconds=seconds,
             **context,
         )
     )
@@ -222,26 +224,9 @@ def _errors_by_kind(documents: Sequence[Document]) -> list[tuple[str, str, list[
     return [(*key, each) for key, each in sorted(counts.items(), key=lambda item: (-max(item[1]), item[0]))]
 
 
-def _json(data: Mapping[str, Any]) -> Markup:
-    """JSON for a script element, with characters escaped that could end the element."""
-    plain = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        plain = plain.replace(character, f"\\u{ord(character):04x}")
-    return Markup(plain)  # noqa: S704
-
-
-@cache  # all pages have the same library
 def _hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _file(name: str) -> str:
     return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
-
-
-@cache
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs  # 5 MB of text: only when a page is written
-
-    # The browser hashes the script with carriage returns converted to line feeds.
-    return str(get_plotlyjs()).replace("\r\n", "\n").replace("\r", "\n")
