@@ -12,6 +12,7 @@ from agent.conform.reading.lom import (
     GUIDE,
     LISTS,
     LOM,
+    NEVER_SENT,
     NEW_ADDRESSES,
     NO_ACTIONS,
     PAYLOAD,
@@ -54,8 +55,10 @@ def error_ends_setup(evidence: Evidence) -> Finding:
                     error,
                     command,
                 )
-    asked = evidence.asked(REQUEST_TYPE)
-    return passed(*errors, *asked) if asked else not_tested(_NO_REQUEST)
+    asked, sent = evidence.asked(REQUEST_TYPE), by_server(evidence, REQUEST_TYPE)
+    if not asked:
+        return not_tested(_NO_REQUEST)
+    return passed(*errors, *sent) if sent else not_tested(NEVER_SENT.format(what=REQUEST_TYPE), *errors)
 
 
 def setup_again(evidence: Evidence) -> Finding:
