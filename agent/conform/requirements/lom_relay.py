@@ -9,7 +9,6 @@ from typing import Any
 
 from agent.conform.reading.lom import (
     EXAMPLE_ANSWER,
-    GUIDE,
     LISTS,
     LOM,
     NEVER_SENT,
@@ -308,7 +307,7 @@ REQUIREMENTS = (
     must_of_lom(
         "LOM-DEVICE-16",
         "A command that is queued for a Device that is off must reach it after it was powered on.",
-        Source(GUIDE, "", "2026"),
+        _DEQUEUEING,
         ("lom-power-on",),
         arrives_after_boot,
     ),
