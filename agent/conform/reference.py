@@ -130,7 +130,7 @@ Each of the others is a record with a `type`, a `number` from 1 and the `probe`:
 | `exchange` | a request of a Mac and its response, with parsed bodies; of the kind `raw` if the probe itself wrote it |
 | `push` | a request to the APNs gateway: topic, expiration, priority, and the gateway's answer |
 | `tls` | a TLS handshake by a probe: what it offered, what was agreed on, the server's certificates |
-| `note` | what the probe did (`queued`), found (`identity`, `LOM identity`, `trust`), or did not see (`waited`) |
+| `note` | what a probe did (`queued`, `refused`), found (`identity`, `LOM identity`, `trust`) or missed (`waited`) |
 | `probe` | the end of a probe: `done`, `stopped` or `not run`, with the reason |
 
 The trace contains no secrets. Challenges, passwords, private keys, PINs and tokens are replaced by

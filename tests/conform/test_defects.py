@@ -10,16 +10,29 @@ from typing import Any
 import pytest
 from conform_runs import played_in_lab
 from hypothesis import settings
+from msgspec.structs import replace
 from twisted.internet import reactor  # noqa: F401 - it is installed before agent.conform uses it
 
 from agent.conform.requirements import requirements
-from agent.conform.trace.records import MacRecord, NoteRecord, Trace, read_trace, write_trace
+from agent.conform.trace.bodies import Body
+from agent.conform.trace.records import (
+    ExchangeRecord,
+    MacRecord,
+    NoteRecord,
+    PushRecord,
+    Record,
+    Trace,
+    read_trace,
+    write_trace,
+)
 from agent.conform.verdicts.judge import Verdict, judge
 from agent.conform.verdicts.requirement import Requirement
 from agent.fleet.population import Mac, Population
 from agent.lab.defects import Defect, all_defects
 
 Run = Callable[..., Any]
+WITHOUT_ANSWERS = {"MDM-ENROLL-20", "MDM-ENROLL-28", *(f"OS27-TLS-{number:02}" for number in range(2, 6))}
+"""What is judged by the certificates that the Macs got, and by handshakes."""
 EVERY_PROBE = 900.0  # seconds in which a busy machine plays all probes
 LAB = Path(__file__).parent.parent.parent / "agent" / "lab"
 
@@ -48,6 +61,8 @@ def test_the_lab_passes_every_requirement_and_its_trace_gives_the_same_verdicts(
     assert judgement.exit_status == 0
     file = write_trace(tmp_path / "trace.jsonl", trace)
     assert judge(read_trace(file), requirements(), {}) == judgement
+    shown = judge(Trace(trace.header, list(map(unanswered, trace.records))), requirements(), {}).judged
+    assert {each.requirement.id for each in shown if each.verdict is Verdict.PASS} == WITHOUT_ANSWERS
     written = file.read_text()
     assert "PRIVATE KEY" not in written
     macs = [each for each in trace.records if isinstance(each, MacRecord)]
@@ -59,6 +74,17 @@ def test_the_lab_passes_every_requirement_and_its_trace_gives_the_same_verdicts(
             assert b64encode(secret).decode().rstrip("=") not in written
             assert secret.hex() not in written.lower()
         assert mac.push_magic not in written
+
+
+def unanswered(record: Record) -> Record:
+    """The record of an exchange or a push, as if there had been no answer, and none."""
+    if isinstance(record, ExchangeRecord):
+        return replace(record, status=None, error="no answer", response=Body(), response_headers={})
+    return (
+        NoteRecord(number=record.number, probe=record.probe, at=0.0, step="")
+        if isinstance(record, PushRecord)
+        else record
+    )
 
 
 def mac_of(record: MacRecord) -> Mac:

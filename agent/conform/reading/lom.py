@@ -36,6 +36,7 @@ ITEM: Mapping[str, type] = {
 }
 NO_IDENTITY = "No Mac got a LOM identity with a LOM profile of the server."
 UNKNOWN_DEVICE = "DeviceDNSName is no name of a LOM identity that is known, so the Device of an item is not known."
+NEVER_SENT = "The server sent no {what} in order, either: that it sends none before shows nothing."
 NO_ACTIONS = "The server composed no {what} itself: it has no LOM actions that lom-agent knows, or refused them."
 CERTIFICATE_KEYS = ("DeviceCertificateUUID", "ControllerCertificateUUID")
 CA_KEYS = ("DeviceCACertificateUUIDs", "ControllerCACertificateUUIDs")

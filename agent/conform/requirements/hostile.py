@@ -44,7 +44,7 @@ def queue_is_not_handed_over(evidence: Evidence) -> Finding:
     return passed(queued[0], *sent)
 
 
-_PAGE = "Apple, Managing certificates for device management services and devices"
+_PAGE = "Apple Device Management, Managing certificates for device management services and devices"
 _AUTHENTICATION = Source(_PAGE, "Overview", "")
 _SIGNATURE = Source("profiles/com.apple.mdm.yaml", "SignMessage")
 

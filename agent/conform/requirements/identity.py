@@ -6,7 +6,9 @@ from agent.conform.reading.sessions import next_session, refused
 from agent.conform.trace.evidence import Evidence
 from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, not_tested
 
-_SOURCE = Source("Apple, Managing certificates for device management services and devices", "Overview", "")
+_SOURCE = Source(
+    "Apple Device Management, Managing certificates for device management services and devices", "Overview", ""
+)
 
 
 def another_report(evidence: Evidence) -> Finding:

@@ -9,6 +9,7 @@ from agent.conform.reading.lom import (
     ACTIONS,
     ITEM,
     LISTS,
+    NEVER_SENT,
     NO_ACTIONS,
     REQUEST,
     REQUEST_TYPE,
@@ -110,7 +111,8 @@ def unique_uuids(evidence: Evidence) -> Finding:
 
 def setup_before_request(evidence: Evidence) -> Finding:
     """No LOMDeviceRequest is sent for a Device that has not answered LOMSetupRequest."""
-    for command in by_server(evidence, REQUEST_TYPE):
+    sent = by_server(evidence, REQUEST_TYPE)
+    for command in sent:
         controller = evidence.mac(command.udid)
         answered = [
             result
@@ -126,7 +128,9 @@ def setup_before_request(evidence: Evidence) -> Finding:
                 command,
             )
     asked = evidence.asked(REQUEST_TYPE)
-    return passed(*asked) if asked else not_tested(NO_ACTIONS.format(what=REQUEST_TYPE))
+    if not asked:
+        return not_tested(NO_ACTIONS.format(what=REQUEST_TYPE))
+    return passed(*asked, *sent) if sent else not_tested(NEVER_SENT.format(what=REQUEST_TYPE), *asked)
 
 
 def partial_success(evidence: Evidence) -> Finding:

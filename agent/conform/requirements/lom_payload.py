@@ -266,7 +266,7 @@ REQUIREMENTS = (
     should_of_lom(
         "LOM-SETUP-17",
         "LOM identities should have RSA keys of 2048 bits, EC keys of 256 bits, or more, and signatures of SHA-2.",
-        Source(_TLS_CERTIFICATES, "", "2019-11"),
+        Source(_TLS_CERTIFICATES, "RSA and SHA-2; EC: Apple support article 126655, as quoted by vendors", "2019-11"),
         _PROBE,
         strength,
     ),

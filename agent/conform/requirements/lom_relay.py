@@ -9,9 +9,9 @@ from typing import Any
 
 from agent.conform.reading.lom import (
     EXAMPLE_ANSWER,
-    GUIDE,
     LISTS,
     LOM,
+    NEVER_SENT,
     NEW_ADDRESSES,
     NO_ACTIONS,
     PAYLOAD,
@@ -54,8 +54,10 @@ def error_ends_setup(evidence: Evidence) -> Finding:
                     error,
                     command,
                 )
-    asked = evidence.asked(REQUEST_TYPE)
-    return passed(*errors, *asked) if asked else not_tested(_NO_REQUEST)
+    asked, sent = evidence.asked(REQUEST_TYPE), by_server(evidence, REQUEST_TYPE)
+    if not asked:
+        return not_tested(_NO_REQUEST)
+    return passed(*errors, *sent) if sent else not_tested(NEVER_SENT.format(what=REQUEST_TYPE), *errors)
 
 
 def setup_again(evidence: Evidence) -> Finding:
@@ -305,7 +307,7 @@ REQUIREMENTS = (
     must_of_lom(
         "LOM-DEVICE-16",
         "A command that is queued for a Device that is off must reach it after it was powered on.",
-        Source(GUIDE, "", "2026"),
+        _DEQUEUEING,
         ("lom-power-on",),
         arrives_after_boot,
     ),

@@ -12,6 +12,7 @@ from agent.conform.reading.lom import (
     CA_KEYS,
     CERTIFICATE_KEYS,
     GUIDE,
+    NEVER_SENT,
     NO_ACTIONS,
     PAYLOAD,
     SETUP,
@@ -31,7 +32,8 @@ from agent.conform.verdicts.requirement import Finding, Source, failed, not_test
 
 def profile_before_setup(evidence: Evidence) -> Finding:
     """No LOMSetupRequest reaches a Mac before it has acknowledged a LOM profile."""
-    for command in by_server(evidence, SETUP_TYPE):
+    sent = by_server(evidence, SETUP_TYPE)
+    for command in sent:
         installed = [each for each in lom_profiles(evidence, command.udid) if each.number < command.number]
         answers = [
             result
@@ -47,7 +49,9 @@ def profile_before_setup(evidence: Evidence) -> Finding:
                 *installed,
             )
     asked = evidence.asked(SETUP_TYPE)
-    return passed(*asked) if asked else not_tested(NO_ACTIONS.format(what=SETUP_TYPE))
+    if not asked:
+        return not_tested(NO_ACTIONS.format(what=SETUP_TYPE))
+    return passed(*asked, *sent) if sent else not_tested(NEVER_SENT.format(what=SETUP_TYPE), *asked)
 
 
 def setup_to_the_letter(evidence: Evidence) -> Finding:

@@ -45,6 +45,8 @@ def _not_sent(evidence: Evidence, request_types: Collection[str]) -> Finding:
     asked = [*_notes(evidence, "refused", request_types), *_notes(evidence, "queued", request_types)]
     if {each.request_type for each in asked} != set(request_types):
         return not_tested("The server was not asked to queue all of these commands.", *asked)
+    if not evidence.commands("ProfileList"):
+        return not_tested("The server did not send ProfileList either, which it had accepted.", *asked)
     last = max(asked, key=lambda each: each.number)
     sessions = evidence.exchanges("report", udid=last.udid, answer_status="Idle", after=last.number)
     answered = [each for each in sessions if each.status == 200]

@@ -206,11 +206,11 @@ def kept_while_offline(evidence: Evidence) -> Finding:
     return _lost(evidence, back[0].udid, back[0].number) or passed(*queued, *evidence.commands(udid=back[0].udid))
 
 
-_SENDING = "Apple, Sending MDM Commands to a Device"
+_SENDING = "Apple Device Management, Sending MDM Commands to a Device"
 _POLLING = Source(_SENDING, "Initiate Polling for MDM Commands", "")
 _TOKEN_UPDATE = "checkin/tokenupdate.yaml"  # noqa: S105
-_REQUESTS = "Apple, Sending notification requests to APNs"
-_RESPONSES = "Apple, Handling notification responses from APNs"
+_REQUESTS = "Apple User Notifications, Sending notification requests to APNs"
+_RESPONSES = "Apple User Notifications, Handling notification responses from APNs"
 _FORM = "push-once"
 
 
@@ -339,7 +339,9 @@ REQUIREMENTS = (
         16,
         Level.MUST,
         "A server must keep every command that it queued while a Mac was offline, and send it when the Mac is back.",
-        Source(_SENDING, "Establish a Connection to the MDM Server", ""),
+        Source(
+            "Apple Mobile Device Management Protocol Reference", "MDM Best Practices, Dequeueing Commands", "2019-03-25"
+        ),
         kept_while_offline,
         "push-offline",
     ),
@@ -347,7 +349,7 @@ REQUIREMENTS = (
         17,
         Level.MUST,
         "The payload of a push must have at most 4,096 bytes.",
-        Source("Apple, Generating a remote notification", "4 KB", ""),
+        Source("Apple User Notifications, Generating a remote notification", "4 KB", ""),
         payload_length,
         _FORM,
     ),

@@ -112,7 +112,9 @@ REQUIREMENTS = (
     _entry(
         2,
         "A server must accept the new certificate of a Mac after a renewal.",
-        Source("Apple, Managing certificates for device management services and devices", "Overview", ""),
+        Source(
+            "Apple Device Management, Managing certificates for device management services and devices", "Overview", ""
+        ),
         new_identity,
     ),
     _entry(3, "A renewal must not add access rights.", Source(_PAYLOAD, "AccessRights"), no_more_rights),

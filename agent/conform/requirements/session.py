@@ -80,7 +80,7 @@ def not_again(evidence: Evidence) -> Finding:
 def not_now_ends(evidence: Evidence) -> Finding:
     """After NotNow the same command is not sent again in the same session."""
     refusals = evidence.results()
-    refusals = [each for each in refusals if each.answer_status == "NotNow" and each.status is not None]
+    refusals = [each for each in refusals if each.answer_status == "NotNow" and each.status == 200]
     if not refusals:
         return not_tested(_UNREACHED)
     for each in refusals:

@@ -136,7 +136,7 @@ REQUIREMENTS = (
         3,
         Level.MUST,
         "A server must send a command again in the next session if the connection broke when it sent it.",
-        Source("Apple, Sending MDM Commands to a Device", "Overview", ""),
+        Source("Apple Device Management, Sending MDM Commands to a Device", "Overview", ""),
         command_kept,
         "survive-in-response",
     ),

@@ -2,7 +2,8 @@
 I/O.
 
 As an operator's console has it: install the profile, set up, then power a Device through its Controller. Each action is
-refused (409) until the one before it was answered. Source: Apple, "Use lights-out management on Mac computers".
+refused (409) until the one before it was answered. Source: Apple Platform Deployment, "LOM payload example
+configuration and command issuance".
 """
 
 from __future__ import annotations
