@@ -119,6 +119,7 @@ def subscription(*names: str, token: str = "t") -> dict[str, Any]:
 
 # What is valid.
 
+SSO = {"ExtensionComposedIdentifier": "com.example.sso (TEAM)", "Type": "Redirect"}
 VPN = {"VisibleName": "A", "HostName": "vpn.test"}
 TEST, UPDATE = "configuration.management.test", "configuration.softwareupdate.enforcement.specific"
 DATA = {"Reference": {"DataURL": "https://mdm.invalid/data", "Size": 3}}
@@ -163,7 +164,14 @@ WRONG, NOT_WHOLE = "Error.ConfigurationCannotBeDeserialized", "Error.InvalidPayl
             "27.0",
             "",
         ),
-        ("configuration.extensible-sso", {"anything": 1}, "27.0", ""),  # the table lacks its keys
+        (
+            "configuration.extensible-sso",
+            {**SSO, "PlatformSSO": {"Policies": {"Login": ["RequireTouchID"]}}},
+            "27.0",
+            "",
+        ),
+        ("configuration.extensible-sso", {**SSO, "PlatformSSO": {"Policies": {"Login": ["Never"]}}}, "27.0", WRONG),
+        ("configuration.content-cache.settings", {"anything": 1}, "27.0", ""),  # the table lacks its keys
         ("configuration.account.mail", {}, "27.0", "Error.ConfigurationNotSupported"),  # of the user channel
         (UPDATE, {"TargetOSVersion": "27.0", "TargetLocalDateTime": "2027-01-01T00:00:00"}, "13.6", UNKNOWN_TYPE),
         (UPDATE, {"TargetOSVersion": "27.0"}, "26.4", WRONG),
