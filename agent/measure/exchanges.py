@@ -234,10 +234,12 @@ def has_secret(name: str, mapping: Mapping[str, Any]) -> bool:
     """Whether the value of this key of ``mapping`` is not shown.
 
     Also a private key, what an ACME request says (RFC 7515, with the client identifier), and the client identifier in
-    an answer.
+    an answer. A boolean is no secret (PasswordVerified), nor a dictionary of them (FirmwarePasswordStatus).
     """
     if is_secret(name):
-        return True
+        value = mapping.get(name)
+        flags = list(value.values()) if isinstance(value, Mapping) else [value]
+        return not all(isinstance(each, bool) for each in flags)
     if name == "PayloadContent":
         return mapping.get("PayloadType") in SECRET_PAYLOADS
     if name == "payload":

@@ -242,7 +242,7 @@ def combinations() -> list[tuple[str, str, str, str, bool]]:
     for number, (release, channel, lom) in enumerate(product(KINDS, CHANNELS, LOM_STATES)):
         chip = "apple-silicon" if version(release) >= version("27") else ("intel", "apple-silicon")[number % 2]
         found.append((release, channel, lom, chip, True))
-        if lom == LOM_STATES[0]:
+        if lom == LOM_STATES[0] and channel == DEVICE_CHANNEL:  # on the user channel nothing depends on it
             found.append((release, channel, lom, chip, False))
     return found
 

@@ -163,6 +163,14 @@ def test_other_keys_are_shown(name: str) -> None:
     assert decoded(plistlib.dumps({name: "value"})) == {name: "value"}
 
 
+def test_booleans_are_shown() -> None:
+    status = {"PasswordExists": True, "ChangePending": False, "AllowOroms": False}
+    answer = {"PasswordVerified": False, "FirmwarePasswordStatus": status, "FDE_HasPersonalRecoveryKey": True}
+    assert decoded(plist(**answer)) == answer
+    hidden = {"Passwords": {"a": True, "b": SECRET}, "Password": SECRET, "PasswordAttempts": 3}
+    assert decoded(plist(**hidden)) == dict.fromkeys(hidden, REDACTED)
+
+
 def test_the_key_of_a_pkcs12_payload_is_not_shown() -> None:
     profile = {
         "PayloadContent": [{"PayloadType": "com.apple.security.pkcs12", "PayloadContent": b"\x01" * 8, "Password": "x"}]

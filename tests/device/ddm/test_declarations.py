@@ -119,6 +119,8 @@ def subscription(*names: str, token: str = "t") -> dict[str, Any]:
 
 # What is valid.
 
+SSO = {"ExtensionComposedIdentifier": "com.example.sso (TEAM)", "Type": "Redirect"}
+VPN = {"VisibleName": "A", "HostName": "vpn.test"}
 TEST, UPDATE = "configuration.management.test", "configuration.softwareupdate.enforcement.specific"
 DATA = {"Reference": {"DataURL": "https://mdm.invalid/data", "Size": 3}}
 UNKNOWN_TYPE, UNKNOWN_KEYS = "Error.UnknownDeclarationType", "Error.UnknownPayloadKeys"
@@ -147,7 +149,29 @@ WRONG, NOT_WHOLE = "Error.ConfigurationCannotBeDeserialized", "Error.InvalidPayl
         ("configuration.network.relay", {"Relays": [{"HTTP2RelayURL": 1}], "VisibleName": "A"}, "27.0", WRONG),
         ("configuration.intelligence.settings", {"Apps": {"Calendar": {}}}, "26.6", UNKNOWN_KEYS),  # came with 27.0
         ("configuration.intelligence.settings", {"Apps": {"Calendar": {}}}, "27.0", ""),
-        ("configuration.network.vpn.ikev2", {"anything": 1}, "27.0", ""),  # the table lacks its keys
+        ("configuration.network.vpn.ikev2", {"MTU": 1300, "Idle": {"Rate": 1}}, "27.0", UNKNOWN_KEYS),
+        ("configuration.network.vpn.ikev2", {"MTU": 1300}, "27.0", WRONG),  # the others are required
+        ("configuration.network.vpn.ipsec", {**VPN, "Authentication": {"Method": "Certificate"}}, "27.0", ""),
+        ("configuration.network.vpn.ipsec", {**VPN, "Authentication": {"Method": "Password"}}, "27.0", WRONG),
+        (
+            "configuration.network.vpn.vpn-plugin",
+            {
+                **VPN,
+                "SubType": "a",
+                "Authentication": {"Method": "Password"},
+                "OnDemand": {"Rules": [{"Action": "Connect", "SSIDMatch": ["x"]}]},
+            },
+            "27.0",
+            "",
+        ),
+        (
+            "configuration.extensible-sso",
+            {**SSO, "PlatformSSO": {"Policies": {"Login": ["RequireTouchID"]}}},
+            "27.0",
+            "",
+        ),
+        ("configuration.extensible-sso", {**SSO, "PlatformSSO": {"Policies": {"Login": ["Never"]}}}, "27.0", WRONG),
+        ("configuration.content-cache.settings", {"anything": 1}, "27.0", ""),  # the table lacks its keys
         ("configuration.account.mail", {}, "27.0", "Error.ConfigurationNotSupported"),  # of the user channel
         (UPDATE, {"TargetOSVersion": "27.0", "TargetLocalDateTime": "2027-01-01T00:00:00"}, "13.6", UNKNOWN_TYPE),
         (UPDATE, {"TargetOSVersion": "27.0"}, "26.4", WRONG),

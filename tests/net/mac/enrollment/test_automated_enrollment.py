@@ -15,6 +15,7 @@ from twisted.internet.defer import ensureDeferred
 
 from agent import plists
 from agent.device.answering import OfflineMac
+from agent.device.installing.software_update import Update
 from agent.errors import PeerError
 from agent.fleet.durations import Constant
 from agent.fleet.population import Population
@@ -22,9 +23,11 @@ from agent.lab.enrollment.automated import AutomatedPolicy
 from agent.lom.power import Power
 from agent.lom.requests import Dialect
 from agent.mdm.automated import RefusalMalformed, SignInRequired, UpdateRequired, required_before
+from agent.mdm.checkin import user_agent
 from agent.mdm.refusals import ServerRefused
 from agent.measure.exchanges import ExchangeLog, HTTPExchange
-from agent.net.mac.enrollment.automated import device_identity, signed_machine_info
+from agent.net.http.http1 import Response
+from agent.net.mac.enrollment.automated import automated_profile, device_identity, signed_machine_info
 from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
 from agent.pki.issuing.authority import Authority
 from agent.pki.issuing.device_ca import device_ca_pem, read_device_ca
@@ -136,6 +139,30 @@ def test_openssl_verifies_a_machine_info(tmp_path: Path) -> None:
     assert set(plists.load_dict(_content(signed_machine_info(device, device_identity(device, authority))))) == {
         "LANGUAGE", "PRODUCT", "SERIAL", "UDID", "VERSION",
     }  # fmt: skip
+
+
+def test_every_request_has_the_user_agent_of_the_macos_that_sends_it() -> None:
+    authority = Authority.create("CA")
+    mac = Population("ade", 1, os="26.2", model="Mac14,3")[0]
+    device = OfflineMac(mac, authority, authority, Dialect.SCHEMA).device
+    answers = [(403, UPDATE), (403, SSO), *[(200, b"")] * 4]
+    seen: list[tuple[str, str]] = []
+
+    class Server:
+        async def send_once(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Response:
+            seen.append((method, headers["User-Agent"]))
+            status, answer = answers.pop(0)
+            return Response(status, {"content-type": "application/json"}, answer, keep_alive=True)
+
+    async def install(update: Update) -> None:
+        device.mac = device.mac.with_release(update.version, update.build)
+
+    steps = automated_profile(device, Server(), "https://mdm.invalid/ade", authority, install)
+    with pytest.raises(StopIteration):
+        steps.send(None)
+    before, after = user_agent("26.2"), user_agent("27.0")
+    assert before != after
+    assert seen == [("POST", before), ("POST", after), *[("GET", after)] * 3, ("POST", after)]
 
 
 def _content(signed: bytes) -> bytes:
