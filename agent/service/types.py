@@ -38,6 +38,7 @@ EventKind = Literal[
     "lom_request",
     "rule_hit",
     "protocol_error",
+    "worker_lost",
     "reset",
 ]
 
@@ -311,6 +312,11 @@ class ServiceInfo(Struct, frozen=True, kw_only=True):
     apns: APNsInfo | None
     state_file: str | None
     pid: Count
+    workers: Count = 1
+    """The processes that have the Macs: this one, or so many others."""
+    lost_workers: list[str] = field(default_factory=list)
+    """The workers that have ended by themselves, each with its Macs and the reason. What they had is missing in all
+    answers."""
 
 
 class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -44,6 +44,13 @@ from agent.fleet.population import DEFAULT_SEED
 )
 @click.option("--model", metavar="IDENTIFIER", help="The model of the Macs of --devices, such as Mac16,10.")
 @click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Have the Macs in N processes, whole segments in each.  [default: one for every 10,000 Macs of --devices, at "
+    "most one for each core and each segment]",
+)
+@click.option(
     "--enroll",
     metavar="FILE_OR_URL",
     help="The enrollment profile of your server, a file or a URL. The Macs of --devices enroll with it at the start, "

@@ -7,7 +7,7 @@ describes them.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib.resources import files
 from inspect import isawaitable
@@ -60,6 +60,9 @@ _UNAUTHORIZED = (
 )
 
 
+Live = Callable[[], LiveView | Awaitable[LiveView]]
+
+
 class APIServer:
     """Serves ``routes`` on ``host`` and ``port``; port 0 is any free one. ``listen`` sets ``url``.
 
@@ -71,7 +74,7 @@ class APIServer:
         reactor: Any,
         api: Any,
         routes: Sequence[Route],
-        live: Callable[[], LiveView],
+        live: Live,
         address: tuple[str, int],
         *,
         token: str,
@@ -79,6 +82,7 @@ class APIServer:
         page: bool = False,
     ) -> None:
         self.url = ""
+        self.api = api
         self._reactor = reactor
         self._address = address
         self._guard = _Guard(address[0], token)
@@ -207,7 +211,7 @@ def _check_path(parts: list[bytes]) -> None:
         raise RequestFailed(404, "Expected a path of /openapi.json, found one with an encoded slash.")
 
 
-def _app(api: Any, routes: Sequence[Route], live: Callable[[], LiveView], title: str, *, page: bool) -> Any:
+def _app(api: Any, routes: Sequence[Route], live: Live, title: str, *, page: bool) -> Any:
     """The klein application: a handler for each route, for the page, the OpenAPI document and the metrics."""
     # Imported here because it imports the reactor, which only the command line may choose.
     from klein import Klein
@@ -231,17 +235,19 @@ def _openapi(routes: tuple[Route, ...], title: str) -> bytes:
     return openapi_json(routes, title)
 
 
-def _metrics(live: Callable[[], LiveView]) -> bytes:
+async def _metrics(live: Live) -> bytes:
     from agent.service.prometheus import exposition  # imported for the first scrape: a fast start
 
-    return exposition(live())
+    view = live()
+    return exposition(view if isinstance(view, LiveView) else await view)
 
 
-def _static(app: Any, path: str, name: str, media: str, content: Callable[[], bytes]) -> None:
-    def render(request: Any) -> bytes:
+def _static(app: Any, path: str, name: str, media: str, content: Callable[[], bytes | Awaitable[bytes]]) -> None:
+    async def render(request: Any) -> bytes:
         if media == PAGE_TYPES["html"]:
             request.setHeader("content-security-policy", PAGE_POLICY)
-        return _written(request, 200, media, content())
+        octets = content()
+        return _written(request, 200, media, octets if isinstance(octets, bytes) else await octets)
 
     app.route(path, methods=["GET"], endpoint=name)(render)
 

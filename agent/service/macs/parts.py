@@ -113,8 +113,8 @@ class MacParts:
         """The open connections to servers."""
         return self._contexts.open_connections
 
-    def group(self, population: Population, first: int, first_segment: int) -> Group:
-        """A group that is not open yet. Raises OperatorError."""
+    def group(self, population: Population, first: int, first_segment: int, indexes: range | None = None) -> Group:
+        """A group that is not open yet; ``indexes`` as of Group. Raises OperatorError."""
         settings = self._settings
         environment = Environment(
             reactor=self._reactor,
@@ -136,7 +136,7 @@ class MacParts:
             exchanges=self.exchanges,
             keeper=None if self._state is None else self._state.keeper(first),
         )
-        return Group(first, first_segment, population, environment, self._behaviour, settings.push)
+        return Group(first, first_segment, population, environment, self._behaviour, settings.push, indexes)
 
     def close(self) -> None:
         """Close what the Macs shared, after all groups."""
