@@ -35,8 +35,9 @@ class PushedService(Protocol):
     on_reset: Callable[[], object]
     on_push_answer: Callable[[int, RoutedAnswer], object]
     on_lost: Callable[[int], object]
-    faults: Faults
 
+    @property
+    def faults(self) -> Faults: ...
     @property
     def clock(self) -> Clock: ...
     @property

@@ -191,13 +191,18 @@ def serve(**options: Any) -> None:
     Macs whose state is kept when the command is stopped or killed, and started again:
       lom-agent serve --devices 3 --enroll https://mdm.example/enroll --state fleet.sqlite
 
-    Exit status: 0 standard input ended (--until-eof); 2 wrong usage or input; 130 stopped by Ctrl-C, 143 by SIGTERM,
-    129 by SIGHUP.
+    Exit status: 0 standard input ended (--until-eof); 1 a worker of --workers had ended by itself; 2 wrong usage or
+    input; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
     with importing():
         from agent.cli.serve.serving import run_service
+        from agent.service.errors import WorkersLost
 
         import_module("klein")  # the control API's, which imports it only when it opens
-    number = run_service(options)
+    try:
+        number = run_service(options)
+    except WorkersLost as error:
+        click.echo(f"lom-agent: {error}", err=True)
+        sys.exit(1)
     if number is not None:
         sys.exit(128 + number)

@@ -175,6 +175,6 @@ def workers_of(options: Mapping[str, Any], state: FleetState | None) -> int:
         return 1
     if asked is not None:
         return asked
-    devices = options["devices"]
+    devices: int = options["devices"]
     segments = -(-devices // (options["segment_size"] or devices or 1))
     return max(1, min(-(-devices // MACS_A_PROCESS), segments, cores()))

@@ -127,7 +127,7 @@ class Crew:
             raise MisuseError("expected a worker that was started")
         self._number += 1
         number = self._number
-        answer: Deferred[bytes] = Deferred(lambda _: worker.calls.pop(number, None))
+        answer: Deferred[bytes] = Deferred(lambda _: worker.calls.__delitem__(number))
         worker.calls[number] = answer
         worker.link.send(Call(number, name, msgspec.json.encode(arguments)))
         return answer
@@ -139,7 +139,7 @@ class Crew:
         """
         asked = self.present
         calls = [self.call(worker, name, **arguments) for worker in asked]
-        outcomes = await DeferredList(calls, consumeErrors=True)
+        outcomes: Any = await DeferredList(calls, consumeErrors=True)
         answers = {}
         for worker, (good, answer) in zip(asked, outcomes, strict=True):
             if good:
@@ -216,10 +216,9 @@ class Crew:
 
     def _gone(self, worker: CrewWorker, future: Future[Any]) -> None:
         error = future.exception()
-        worker.lost = (
-            "; ".join(text for text in (worker.why, "" if error is None else str(error)) if text) or "it ended"
-        )
         if not self._closing:
+            reasons = worker.why, "" if error is None else str(error)
+            worker.lost = "; ".join(text for text in reasons if text) or "it ended"
             self._owner.worker_lost(worker)
         calls, worker.calls = worker.calls, {}
         for answer in calls.values():

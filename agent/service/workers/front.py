@@ -13,6 +13,7 @@ import msgspec
 from msgspec import structs
 from twisted.internet.defer import DeferredLock
 from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
 
 from agent.errors import OperatorError
 from agent.faults.rules import Rule
@@ -134,7 +135,7 @@ class Front:
     def enroll_start(self) -> None:
         """Have each worker begin to enroll its Macs that are not enrolled."""
         for worker in self.crew.present:
-            self.crew.call(worker, "enroll_start").addErrback(lambda failure: failure.trap(WorkerGone))
+            self.crew.call(worker, "enroll_start").addErrback(_ignore_gone)
 
     def is_removed(self, group: SharedGroup, index: int) -> bool:
         """Whether a Mac was removed."""
@@ -339,3 +340,7 @@ class Front:
         for name, value in values.items():
             state.set(name, value)
         state.flush()
+
+
+def _ignore_gone(failure: Failure) -> None:
+    failure.trap(WorkerGone)  # type: ignore[no-untyped-call]  # the loss is told elsewhere

@@ -157,7 +157,8 @@ class FrontAPI:
 
     async def mac(self, mac: str) -> MacDetail:
         """One Mac."""
-        worker, detail = await self._of("mac", MacDetail, mac)
+        worker, found = await self._of("mac", MacDetail, mac)
+        detail: MacDetail = found
         return structs.replace(detail, exchanges=_numbered(worker, detail.exchanges))
 
     async def remove_mac(self, mac: str) -> None:
