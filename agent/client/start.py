@@ -34,6 +34,8 @@ class Start(TypedDict, total=False):
     """Macs that are there from the start and after each reset."""
     segment_size: int
     """Of the Macs of the start, in each segment."""
+    workers: int
+    """The processes that have the Macs; one for every 10,000 of ``devices`` where it is missing."""
     os: OSChoice
     """Their macOS: a release, a major version, several of them, or several with weights."""
     model: str

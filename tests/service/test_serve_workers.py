@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import plistlib
 import signal
 import ssl
-import time
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from command import SECONDS, lom_agent
-from forked import Forked
+from command import lom_agent
+from started_service import Service, started_service
+from twisted.internet import task
+from twisted.internet.defer import Deferred
 
-from agent.errors import OperatorError
+from agent.cli.serve import forms
+from agent.cli.serve.forms import MACS_A_PROCESS
 from agent.fleet.population import Population
+from agent.service.errors import WorkerGone
+from agent.service.workers.crew import SILENT_SECONDS, Crew, CrewWorker
+from agent.service.workers.messages import Start
 from agent.service.workers.numbers import Numbers
 from agent.service.workers.roster import SharedGroup, divided
 
@@ -29,19 +34,15 @@ slow = pytest.mark.slow
 class Served:
     """A service that runs: its control API, and its lab where it has one."""
 
-    def __init__(self, folder: Path, process: Forked) -> None:
-        self.process = process
-        file, ends = folder / "ready.json", time.monotonic() + SECONDS
-        while not file.exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < ends
-            time.sleep(0.02)
-        self.ready: dict[str, Any] = json.loads(file.read_bytes())
-        self.control = client(self.ready["control"], self.ready["token"])
+    def __init__(self, service: Service) -> None:
+        self.process, self.ready, self.group = service.process, service.ready, service.group
+        self.control = service.client()
+        lab = self.ready["lab"]
         self.lab: httpx.Client | None = None
-        if self.ready["lab"] is not None:
-            lab = self.ready["lab"]
-            self.lab = client(lab["url"], lab["token"], ssl.create_default_context(cadata=lab["ca"]))
+        if lab is not None:
+            headers = {"Authorization": f"Bearer {lab['token']}"}
+            verify = ssl.create_default_context(cadata=lab["ca"])
+            self.lab = httpx.Client(base_url=lab["url"], headers=headers, verify=verify, trust_env=False)
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """The answer of a request that succeeds."""
@@ -67,31 +68,13 @@ class Served:
         found: dict[str, Any] = self.ask("POST", "/v1/wait", {"timeout": 60, **wanted})
         return found
 
-    def group(self) -> list[int]:
-        """The processes of the command."""
-        found = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == self.process.pid and fields[0] != "Z":
-                found.append(int(stat.parent.name))
-        return sorted(found)
-
-
-def client(url: str, token: str, verify: Any = True) -> httpx.Client:
-    """A client with a token."""
-    headers = {"Authorization": f"Bearer {token}"}
-    return httpx.Client(base_url=url, headers=headers, timeout=SECONDS, trust_env=False, verify=verify)
-
 
 @contextmanager
 def serving(folder: Path, *arguments: str) -> Iterator[Served]:
     """A service."""
     folder.mkdir(exist_ok=True)
-    with Forked("serve", "--ready-file", str(folder / "ready.json"), *arguments) as process:
-        served = Served(folder, process)
+    with started_service(folder, *arguments) as service:
+        served = Served(service)
         with served.control, served.lab or nullcontext():
             yield served
 
@@ -309,3 +292,79 @@ def test_whole_segments_are_divided_among_the_workers(
         worker for worker, (start, stop) in expected.items() for _ in range(start, stop)
     )
     assert all(group.index_of(population[index].serial_number) == index for index in range(devices))
+
+
+class Processes(Executor):
+    """In place of processes: ``kill`` ends one as a signal does."""
+
+    def __init__(self) -> None:
+        self.futures: list[Future[Any]] = []
+
+    def submit(self, *_: Any, **__: Any) -> Future[Any]:
+        self.futures.append(Future())
+        return self.futures[-1]
+
+    def kill(self, number: int) -> None:
+        """End a process."""
+        if not self.futures[number].done():
+            self.futures[number].set_exception(BrokenExecutor("the process ended with -9"))
+
+
+class Reactor(task.Clock):
+    """A reactor without sockets."""
+
+    def adoptStreamConnection(self, *_: Any) -> None:
+        """Do nothing: the test speaks for the worker."""
+
+    def callFromThread(self, call: Any, *arguments: Any) -> None:
+        """Call."""
+        call(*arguments)
+
+
+def test_a_silent_worker_is_killed_and_what_waits_for_it_ends() -> None:
+    told: list[str] = []
+
+    class Owner:
+        def worker_lost(self, worker: CrewWorker) -> None:
+            told.append(worker.lost)
+
+    reactor, processes = Reactor(), Processes()
+    crew = Crew(reactor, Owner(), processes)  # type: ignore[arg-type]
+    crew.start([Start(1, {}), Start(2, {})])
+    silent, busy = crew.workers
+    waiting = Deferred.fromCoroutine(crew.call_all("info"))
+    alone = crew.call(silent, "mac", mac="0")
+    for _ in range(SILENT_SECONDS):
+        busy.quiet = 0  # it sends something
+        reactor.advance(1)
+    assert told == []  # its last messages may still be in the socket
+    assert silent.link is not None
+    silent.link.connectionLost()
+    assert told == [f"it sent nothing for {SILENT_SECONDS} s; the process ended with -9"]
+    alone.addErrback(lambda failure: failure.trap(WorkerGone))
+    assert alone.result is WorkerGone
+    busy.calls.pop(2).callback(b"{}")
+    assert waiting.result == {busy: b"{}"}
+    assert crew.present == [busy]
+    with pytest.raises(WorkerGone, match="worker 1"):
+        crew.call(silent, "mac", mac="0")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 1),
+        ({"devices": MACS_A_PROCESS, "segment_size": 10}, 1),
+        ({"devices": MACS_A_PROCESS + 1, "segment_size": 10}, 2),
+        ({"devices": 100_000, "segment_size": 10}, 4),  # the cores
+        ({"devices": 100_000}, 1),  # one segment
+        ({"devices": 3, "workers": 2}, 2),
+        ({"devices": 100_000, "segment_size": 10, "lom_network": "interface:lo"}, 1),
+    ],
+)
+def test_the_number_of_workers_follows_from_the_macs(
+    options: dict[str, Any], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forms, "cores", lambda: 4)
+    usual = {"workers": None, "devices": 0, "segment_size": None, "lom_network": "loopback"}
+    assert forms.workers_of(usual | options, None) == expected

@@ -12,7 +12,7 @@ import msgspec
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.task import LoopingCall
 
-from agent.errors import MisuseError, OperatorError
+from agent.errors import OperatorError
 from agent.net.timing import Alarm
 from agent.processes import ProcessEach
 from agent.push.wire import RoutedAnswer
@@ -98,7 +98,7 @@ class Crew:
     @property
     def present(self) -> list[CrewWorker]:
         """The workers that are there."""
-        return [worker for worker in self.workers if not worker.lost]
+        return [worker for worker in self.workers if worker.link is not None]
 
     def start(self, starts: Sequence[Start]) -> None:
         """Start the processes."""
@@ -121,10 +121,8 @@ class Crew:
 
     def call(self, worker: CrewWorker, name: str, **arguments: Any) -> Deferred[bytes]:
         """Ask a worker; fires with the answer in JSON. Fails with RequestFailed, OperatorError and WorkerGone."""
-        if worker.lost or (self._closing and name != "close"):
+        if worker.link is None or self._closing:
             raise WorkerGone(_gone_text(worker))
-        if worker.link is None:
-            raise MisuseError("expected a worker that was started")
         self._number += 1
         number = self._number
         answer: Deferred[bytes] = Deferred(lambda _: worker.calls.__delitem__(number))
@@ -163,10 +161,6 @@ class Crew:
         await gatherResults([worker.ended for worker in self.workers])
         late.cancel()
         self._executor.shutdown()
-
-    def kill(self) -> None:
-        """End every process at once."""
-        self._executor.kill()
 
     # What the links and the processes tell.
 
@@ -215,6 +209,8 @@ class Crew:
             self._gone(worker, future)
 
     def _gone(self, worker: CrewWorker, future: Future[Any]) -> None:
+        if worker.ended.called:
+            return
         error = future.exception()
         if not self._closing:
             reasons = worker.why, "" if error is None else str(error)

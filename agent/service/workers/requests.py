@@ -124,9 +124,9 @@ class FrontAPI:
         manual = clock
 
         async def advance() -> ClockState:
-            moved = self._all("advance_clock", ClockState, body=body)
+            moved = await self._all("advance_clock", ClockState, body=body)
             manual.advance(body.advance)
-            return self._clock_of([state for _, state in await moved])
+            return self._clock_of([state for _, state in moved])
 
         return await self._alone(advance)
 
