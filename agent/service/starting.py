@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from agent.errors import LomAgentError
 from agent.service.fleet import FleetService
@@ -13,6 +15,7 @@ from agent.service.types import Enroll
 
 ENROLL_AT_ONCE = 8  # in each process; ours
 ENROLL_SECONDS = 600.0  # for each of them; ours
+_log = Logger()
 
 
 def enroll_start(service: FleetService, stopped: Callable[[], bool], warn: Callable[[str], object]) -> None:
@@ -27,7 +30,14 @@ def enroll_start(service: FleetService, stopped: Callable[[], bool], warn: Calla
             if not stopped():
                 warn(f"{handle.udid} did not enroll: {error}")
 
-    at_once = DeferredSemaphore(ENROLL_AT_ONCE)
-    for handle in service.macs():
-        if not handle.client.enrolled:
-            at_once.run(enroll, handle)
+    async def enroll_next(handles: Iterator[MacHandle]) -> None:
+        for handle in handles:  # those of one iterator: each Mac once
+            await enroll(handle)
+
+    handles = iter([handle for handle in service.macs() if not handle.client.enrolled])
+    for _ in range(ENROLL_AT_ONCE):
+        Deferred.fromCoroutine(enroll_next(handles)).addErrback(_defect)
+
+
+def _defect(failure: Failure) -> None:
+    _log.failure("the Macs of the start could not be enrolled", failure)
