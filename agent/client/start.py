@@ -42,6 +42,14 @@ class Start(TypedDict, total=False):
     """Their model identifier."""
     enroll: File
     """The enrollment profile, or its URL. They enroll with it, and so does ``mac.enroll()``."""
+    enrollment: Literal["profile", "ade"]
+    """How they enroll: with the profile, or as in Setup Assistant."""
+    device_ca: File
+    """The test CA of the identities that sign MachineInfo; a new one is written where the file does not exist."""
+    users: float
+    """The share of Macs with a logged-in user."""
+    network_users: float
+    """The share of these users with an account of a directory service."""
     ca: Sequence[File]
     """PEM files of CAs that issued certificates of servers."""
     insecure: bool

@@ -92,6 +92,7 @@ class Embedded:
             self._service.lab = LabInfo(
                 url=self.lab.url,
                 enroll_url=self.lab.enrollment_url,
+                automated_url=self.lab.automated_url,
                 token=self.lab.token,
                 ca=certificate_pem(self._authorities.anchor).decode("ascii"),
             )

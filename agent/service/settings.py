@@ -16,8 +16,11 @@ MAX_PROFILE_BYTES = 4 * 1024 * 1024
 _URLS = ("http://", "https://")
 
 
-def settings_of(options: Mapping[str, Any], anchor: x509.Certificate | None) -> ServiceSettings:
-    """The settings; ``anchor`` is the CA of the lab. Raises OperatorError."""
+def settings_of(options: Mapping[str, Any], anchor: x509.Certificate | None, device_ca: bytes = b"") -> ServiceSettings:
+    """The settings; ``anchor`` is the CA of the lab, ``device_ca`` that of the Macs' own identities.
+
+    Raises OperatorError.
+    """
     push = None
     if options["lab"] or options["apns"]:
         from agent.net.apns.behaviour import PushBehaviour  # only where there is a gateway: a fast start
@@ -28,7 +31,7 @@ def settings_of(options: Mapping[str, Any], anchor: x509.Certificate | None) -> 
         anchors += (anchor,)
     behaviour = {
         name: options[name]
-        for name in ("boot", "shutdown", "not_now_retry", "per_user_connections")
+        for name in ("boot", "shutdown", "not_now_retry", "per_user_connections", "users", "network_users")
         if options[name] is not None
     }
     return ServiceSettings(
@@ -38,6 +41,8 @@ def settings_of(options: Mapping[str, Any], anchor: x509.Certificate | None) -> 
         os=options["os_version"],
         model=options["model"],
         enroll=_profile(options["enroll"]),
+        automated=options["enrollment"] == "ade",
+        device_ca=device_ca if options["device_ca"] is None else _device_ca(options["device_ca"]),
         lom_network=options["lom_network"],
         anchors=anchors,
         insecure=options["insecure"],
@@ -50,8 +55,19 @@ def settings_of(options: Mapping[str, Any], anchor: x509.Certificate | None) -> 
     )
 
 
+def is_url(text: str) -> bool:
+    """Whether the value of ``--enroll`` is a URL, and not the name of a file."""
+    return text.startswith(_URLS)
+
+
 def _profile(text: str | None) -> str | bytes | None:
     """The URL, or the profile in the file. Raises OperatorError."""
-    if text is None or text.startswith(_URLS):
+    if text is None or is_url(text):
         return text
     return read_file(text, "the enrollment profile", MAX_PROFILE_BYTES)
+
+
+def _device_ca(path: str) -> bytes:
+    from agent.net.mac.enrollment.device_ca import device_ca_of  # only where it is asked for: a fast start
+
+    return device_ca_of(path)

@@ -168,7 +168,9 @@ def story(served: Served) -> Iterator[Any]:
     state = ask("POST", "/v1/reset", {"seed": "another"})
     yield state["seed"], state["macs"], info(), macs(), ask("GET", "/v1/clock")["seconds"]
     yield served.wait(kind="reset")["number"] > before, served.wait(kind="added", udid=mine[3])["text"]
-    yield ask("POST", "/v1/macs", {})[0]["udid"], ask("POST", "/v1/macs/2/enroll", {})["enrolled"]
+    yield ask("POST", "/v1/macs", {})[0]["udid"], ask("POST", "/v1/macs/2/enroll", {"automated": True})["enrolled"]
+    served.queue(mine[2], "ProfileList")
+    yield served.wait(kind="delivered", udid=mine[2], request_type="DeviceConfigured")["status"]
 
 
 @slow

@@ -57,6 +57,21 @@ from agent.fleet.population import DEFAULT_SEED
     "later ones when the control API asks for it without naming a profile.",
 )
 @click.option(
+    "--enrollment",
+    type=click.Choice(["profile", "ade"]),
+    default="profile",
+    show_default=True,
+    help="How the Macs enroll where a request does not say it: with the enrollment profile, or as in Setup Assistant "
+    "(Automated Device Enrollment), with their MachineInfo.",
+)
+@click.option(
+    "--device-ca",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="The test CA of the identities that sign MachineInfo, certificate and key in PEM; if the file does not exist, "
+    "a new CA is written to it. Have your server trust it. With --lab it is not needed.",
+)
+@click.option(
     "--ca",
     multiple=True,
     type=click.Path(dir_okay=False),
@@ -141,6 +156,19 @@ from agent.fleet.population import DEFAULT_SEED
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
     help="How long after NotNow a Mac opens a session by itself.",
+)
+@click.option(
+    "--users",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="The share of Macs with a logged-in user, and so with a user channel, from 0 to 1.  [default: 0]",
+)
+@click.option(
+    "--network-users",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="The share of these users with an account of a directory service, whom the server authenticates; their "
+    "password is lom-agent.  [default: 0]",
 )
 @click.option(
     "--tls-floor",

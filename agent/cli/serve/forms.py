@@ -11,6 +11,7 @@ from agent.errors import OperatorError
 from agent.load.machine.limits import cores
 from agent.net.lom.networks import INTERFACE, parse_network
 from agent.pki.issuing.authorities import Authorities
+from agent.pki.issuing.device_ca import device_ca_pem
 from agent.pki.pem import certificate_pem
 from agent.service.api.control import APIServer, ControlServer
 from agent.service.fleet import FleetService
@@ -124,12 +125,15 @@ class Workers:
         """Start the workers, and make the Macs."""
         from agent.service.workers.messages import Start
 
-        anchor, file = b"", self._options["state"]
+        anchor, device_ca, file = b"", b"", self._options["state"]
         if self._options["lab"] and self._authorities is not None:
             anchor = certificate_pem(self._authorities.anchor)
+            device_ca = device_ca_pem(self._authorities.device_authority)
         await self.service.open(
             [
-                Start(number, dict(self._options), anchor, None if file is None else f"{file}.worker-{number}")
+                Start(
+                    number, dict(self._options), anchor, None if file is None else f"{file}.worker-{number}", device_ca
+                )
                 for number in range(1, self._workers + 1)
             ]
         )

@@ -23,7 +23,7 @@ from agent.net.transport.addresses import parse_address
 from agent.net.transport.anchors import read_anchors
 from agent.pki.issuing.authorities import Authorities
 from agent.service.errors import WorkersLost
-from agent.service.settings import settings_of
+from agent.service.settings import is_url, settings_of
 from agent.service.types import ServiceInfo
 
 if TYPE_CHECKING:
@@ -181,6 +181,10 @@ def _check(options: Mapping[str, Any]) -> None:
     """Raises UsageError for options that do not go together."""
     if options["lab_identity"] != "pkcs12" and not options["lab"]:
         raise click.UsageError("--lab-identity goes with --lab")
+    if options["enrollment"] == "ade" and options["device_ca"] is None and not options["lab"]:
+        raise click.UsageError("--enrollment ade needs --device-ca or --lab")
+    if options["enrollment"] == "ade" and options["enroll"] is not None and not is_url(options["enroll"]):
+        raise click.UsageError("--enrollment ade needs a URL in --enroll")
     for name in ("apns_listen", "apns_provider_ca"):
         if options[name] and not options["apns"] and not options["lab"]:
             raise click.UsageError(f"--{name.replace('_', '-')} goes with --apns or --lab")

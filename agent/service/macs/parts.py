@@ -50,6 +50,10 @@ class ServiceSettings:
     model: str | None = None
     enroll: str | bytes | None = None
     """The URL of an enrollment profile, or a profile, for requests that name none."""
+    automated: bool = False
+    """Enroll as in Setup Assistant where a request does not say how."""
+    device_ca: bytes = field(default=b"", repr=False)
+    """The CA of the Macs' own identities with its key, in PEM; empty: that of the lab."""
     lom_network: str = "loopback"
     anchors: tuple[x509.Certificate, ...] = ()
     """CA certificates of servers, beside those of the system."""

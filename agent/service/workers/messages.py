@@ -30,6 +30,8 @@ class Start(msgspec.Struct, frozen=True):
     """The CA certificate of the lab, in PEM."""
     state: str | None = None
     """Its own state file."""
+    device_ca: bytes = b""
+    """The CA of the Macs' own identities where it is the lab's, with its key, in PEM."""
 
 
 class Share(msgspec.Struct, frozen=True):

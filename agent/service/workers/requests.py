@@ -175,7 +175,8 @@ class FrontAPI:
         """Enroll a Mac, with the lab's profile where there is no other."""
         front = self._front
         if not body.url and not body.profile and not front.settings.enroll and front.lab is not None:
-            body = structs.replace(body, url=front.lab.enroll_url)
+            automated = front.settings.automated if body.automated is None else body.automated
+            body = structs.replace(body, url=front.lab.automated_url if automated else front.lab.enroll_url)
         return await self._changed("enroll", mac, body=body)
 
     async def unenroll(self, mac: str) -> Mac:

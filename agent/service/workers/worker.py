@@ -156,7 +156,7 @@ class Worker:
 
             state = FleetState(Path(start.state), self._reactor)
             state.on_failure = lambda error: self._send(Broken(str(error)))
-        settings = settings_of(start.options, anchor)
+        settings = settings_of(start.options, anchor, start.device_ca)
         service = ShareService(self._reactor, settings, lambda text: self._send(Warned(text)), state)
         service.events.subscribe(self._happened)
         service.on_change = self._changed
