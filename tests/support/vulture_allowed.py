@@ -35,7 +35,6 @@ ALLOWED = {
     "device.stored.packed: reducer_override": "pickle calls it by its name",
     "faults.decisions: reset_counts": _CONTROL,
     "client.devices: come_online": _USERS,
-    "client.lab: automated_url": _USERS,
     "client.devices: lom_item": _USERS,
     "client.devices: on_acme": _USERS,
     "client.devices: on_attestation": _USERS,
