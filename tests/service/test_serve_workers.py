@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import plistlib
 import signal
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,17 +17,23 @@ import httpx
 import pytest
 from command import lom_agent
 from started_service import Service, started_service
-from twisted.internet import task
+from twisted.internet import reactor, task
 from twisted.internet.defer import Deferred
 
 from agent.cli.serve import forms
 from agent.cli.serve.forms import MACS_A_PROCESS
+from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.service.errors import WorkerGone
+from agent.service.macs.parts import ServiceSettings
 from agent.service.workers.crew import SILENT_SECONDS, Crew, CrewWorker
-from agent.service.workers.messages import Start
+from agent.service.workers.messages import Share, Start
 from agent.service.workers.numbers import Numbers
 from agent.service.workers.roster import SharedGroup, divided
+from agent.service.workers.share import ShareService
+from agent.state.fleet import FleetState
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 slow = pytest.mark.slow
 
@@ -132,6 +139,9 @@ def story(served: Served) -> Iterator[Any]:
     yield detail["profiles"][0]["identifier"], detail["exchanges"][0]["number"] in numbers, detail["pending"]
     late = served.control.post("/v1/wait", json={"kind": "enrolled", "udid": mine[1], "timeout": 0}).json()
     yield late["status"], {each["kind"] for each in late["nearest"]}, late.get("exchanges")
+    with served.control.stream("GET", f"/v1/events?after=0&kind=enrolled&mac={mine[3]}") as stream:
+        data = next(line for line in stream.iter_lines() if line.startswith("data: "))
+        yield json.loads(data.removeprefix("data: "))["udid"] == mine[3]
     ask("DELETE", "/v1/exchanges?mac=0")
     yield {each["udid"] for each in ask("GET", "/v1/exchanges?limit=1000")}
     yield ask("DELETE", "/v1/exchanges"), ask("GET", "/v1/exchanges")
@@ -141,6 +151,7 @@ def story(served: Served) -> Iterator[Any]:
 
     # Power, network, the clock.
     ask("POST", "/v1/segments/1/mains", {"action": "pull_the_plug"})
+    yield served.wait(kind="power", udid=mine[3], status="no_mains", timeout=0)["text"]  # it has arrived already
     yield macs(), served.problem("POST", "/v1/macs/3/power", {"action": "on"})
     yield ask("POST", "/v1/segments/1/mains", {"action": "restore_mains"})[0]["power"], ask("GET", "/v1/clock")["next"]
     ask("POST", "/v1/clock", {"advance": 30})
@@ -261,6 +272,34 @@ def test_workers_go_on_from_their_state_files_after_kill_9(tmp_path: Path) -> No
             assert served.ask("POST", "/v1/macs", {})[0]["number"] == 6
 
 
+def test_a_worker_takes_what_its_front_has_from_its_file(run_in_reactor: Run, tmp_path: Path) -> None:
+    def share(first: int, seed: str) -> Share:
+        return Share(first, first // 2, seed, 4, 2, None, None, 2, 4)
+
+    def rule(name: str) -> Rule:
+        return Rule(on="command", do="not_now", id=name)
+
+    async def scenario() -> None:
+        found = []
+        for shares, rules in (
+            ([share(0, "first"), share(4, "second")], [rule("one"), rule("two")]),
+            ([share(0, "first"), share(4, "another"), share(8, "third")], [rule("two"), rule("three")]),
+            ([share(8, "third")], []),
+        ):
+            state = FleetState(tmp_path / "worker.sqlite", reactor)  # type: ignore[arg-type]
+            service = ShareService(reactor, ServiceSettings(lom_network="memory"), lambda _text: None, state)
+            service.open_shares(shares, rules)
+            assert {each.rule.id for each in service.faults} == {each.id for each in rules}
+            found.append([(each.number, each.udid) for each in service.macs()])
+            assert [number for number, _ in found[-1]] == [each.first + i for each in shares for i in (2, 3)]
+            service.close()
+        assert found[0][:2] == found[1][:2]
+        assert found[0][2][1] != found[1][2][1]  # the same numbers, and other Macs
+        assert found[1][4:] == found[2]
+
+    run_in_reactor(scenario())
+
+
 # Parts.
 
 
@@ -330,15 +369,15 @@ def test_a_silent_worker_is_killed_and_what_waits_for_it_ends() -> None:
         def worker_lost(self, worker: CrewWorker) -> None:
             told.append(worker.lost)
 
-    reactor, processes = Reactor(), Processes()
-    crew = Crew(reactor, Owner(), processes)  # type: ignore[arg-type]
+    clock, processes = Reactor(), Processes()
+    crew = Crew(clock, Owner(), processes)  # type: ignore[arg-type]
     crew.start([Start(1, {}), Start(2, {})])
     silent, busy = crew.workers
     waiting = Deferred.fromCoroutine(crew.call_all("info"))
     alone = crew.call(silent, "mac", mac="0")
     for _ in range(SILENT_SECONDS):
         busy.quiet = 0  # it sends something
-        reactor.advance(1)
+        clock.advance(1)
     assert told == []  # its last messages may still be in the socket
     assert silent.link is not None
     silent.link.connectionLost()
