@@ -25,12 +25,11 @@ from agent.measure.exchanges import HTTPExchange
 from agent.net.mac.client import MDMClient
 from agent.net.timing import Reactor, RunClock
 from agent.pki.issuing.authorities import Authorities
-from agent.pki.issuing.authority import Authority
-from agent.pki.issuing.device_ca import read_device_ca
 from agent.service.errors import NoSuchMac, not_a_mac, not_manual, seed_in_use, without_gateway
 from agent.service.events import EventLog
 from agent.service.macs.actions import Actions
 from agent.service.macs.clocks import MacClock, ManualClock
+from agent.service.macs.defaults import EnrollmentDefaults
 from agent.service.macs.enrolling import Enrollments
 from agent.service.macs.groups import Group, Groups, MacHandle
 from agent.service.macs.judge import ServerJudge
@@ -81,7 +80,6 @@ class FleetService:
         state: FleetState | None = None,
     ) -> None:
         self._state = state
-        self._authorities = authorities
         if state is not None:
             from agent.service.restoring import settings_with  # only where it is asked for: a fast start
 
@@ -110,7 +108,8 @@ class FleetService:
         self._watchers: dict[Group, Watcher] = {}
         self._enrollments = Enrollments(reactor, self.parts.stalls)
         self._judge = ServerJudge(self._records, self.groups, self._watchers, self._enrollments)
-        self.actions = Actions(self._records, self._enrollments, self._judge, self, authorities)
+        defaults = EnrollmentDefaults(settings, authorities, lambda: self.lab)
+        self.actions = Actions(self._records, self._enrollments, self._judge, defaults, authorities)
         self._continuing: Continuing | None = None
         self._requests = 0  # to add Macs, since the last reset
         self._seed = settings.seed  # of the Macs that they add
@@ -371,27 +370,6 @@ class FleetService:
         if len(self.groups) >= MAKE_IDLE_FROM and not self._idle_loop.running:
             self._idle_loop.start(MAKE_IDLE_SECONDS, now=False).addErrback(_defect)
         return group, watcher
-
-    # What a request to enroll does not name.
-
-    @property
-    def automated(self) -> bool:
-        """Whether enrollments are as in Setup Assistant."""
-        return self._settings.automated
-
-    def source(self) -> str | bytes | None:
-        """The enrollment profile, or its URL."""
-        return self._settings.enroll or (None if self.lab is None else self.lab.enroll_url)
-
-    def automated_url(self) -> str | bytes | None:
-        """The URL of automated enrollments."""
-        return self._settings.enroll or (None if self.lab is None else self.lab.automated_url)
-
-    def device_authority(self) -> Authority | None:
-        """The CA of the identities that sign MachineInfo: that of the settings, or the lab's."""
-        if self._settings.device_ca:
-            return read_device_ca(self._settings.device_ca, "--device-ca")
-        return None if self.lab is None or self._authorities is None else self._authorities.device_authority
 
     # The state file.
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from agent.errors import CutShort, OperatorError, PeerError
 from agent.lom.power import RequestRefused
 from agent.lom.requests import PowerRequest
 from agent.net.mac.faults.injection import MacOffline
 from agent.pki.issuing.authorities import Authorities
-from agent.pki.issuing.authority import Authority
 from agent.profiles.making import lom_profile
 from agent.service.errors import Conflict
+from agent.service.macs.defaults import EnrollmentDefaults
 from agent.service.macs.enrolling import Enrollments, StartEnrollment
 from agent.service.macs.groups import MacHandle
 from agent.service.macs.judge import ServerJudge
@@ -20,23 +18,6 @@ from agent.service.macs.views import mac_view
 from agent.service.types import Enroll
 
 _BUTTON = {"on": PowerRequest.ON, "off": PowerRequest.OFF, "reset": PowerRequest.RESET}
-
-
-class EnrollmentDefaults(Protocol):
-    """What the service has for enrollments."""
-
-    @property
-    def automated(self) -> bool:
-        """Whether they are as in Setup Assistant."""
-
-    def source(self) -> str | bytes | None:
-        """The enrollment profile, or its URL."""
-
-    def automated_url(self) -> str | bytes | None:
-        """The URL of automated enrollments."""
-
-    def device_authority(self) -> Authority | None:
-        """The CA of the identities that sign MachineInfo."""
 
 
 class Actions:
