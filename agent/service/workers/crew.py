@@ -224,7 +224,7 @@ class Crew:
 
 def _gone_text(worker: CrewWorker) -> str:
     return (
-        f"Expected worker {worker.number}, which has this Mac, found that it has ended: {worker.lost or 'the end'}. "
+        f"Expected worker {worker.number} with its Macs, found that it has ended: {worker.lost or 'the end'}. "
         "Start lom-agent serve again; with --state it goes on where it was."
     )
 
