@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography import x509
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -18,6 +17,7 @@ from twisted.python.failure import Failure
 from agent.errors import OperatorError
 from agent.faults.rules import Rule
 from agent.load.shard.running import own_reactor
+from agent.pki.certificates import read_pem
 from agent.push.wire import RoutedPush
 from agent.service.api.problems import request_failed
 from agent.service.api.requests import API
@@ -149,7 +149,7 @@ class Worker:
 
     def _open(self, shares: list[Any], rules: list[Any]) -> dict[str, Any]:
         start = self._start
-        anchor = x509.load_pem_x509_certificate(start.anchor) if start.anchor else None
+        anchor = read_pem(start.anchor)[0] if start.anchor else None
         state = None
         if start.state is not None:
             from agent.state.fleet import FleetState
