@@ -112,10 +112,23 @@ class Device:
     # With its server.
 
     def enroll(
-        self, url: str | None = None, *, profile: bytes | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS
+        self,
+        url: str | None = None,
+        *,
+        profile: bytes | None = None,
+        automated: bool | None = None,
+        await_configuration: bool = True,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> Self:
-        """Enroll with the profile at ``url``, or with ``profile``. Raises EnrollmentFailed with the exchanges."""
-        self._connection.post(self._path("enroll"), Mac, Enroll(url=url, profile=profile, timeout=timeout))
+        """Enroll with the profile at ``url``, or with ``profile``. Raises EnrollmentFailed with the exchanges.
+
+        ``automated``: as in Setup Assistant, with its MachineInfo; the Mac then waits for DeviceConfigured with
+        ``await_configuration``.
+        """
+        how = Enroll(
+            url=url, profile=profile, automated=automated, await_configuration=await_configuration, timeout=timeout
+        )
+        self._connection.post(self._path("enroll"), Mac, how)
         return self
 
     def unenroll(self) -> Self:
@@ -342,10 +355,20 @@ class Segment:
         return self.macs[1:]
 
     def enroll(
-        self, url: str | None = None, *, profile: bytes | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS
+        self,
+        url: str | None = None,
+        *,
+        profile: bytes | None = None,
+        automated: bool | None = None,
+        await_configuration: bool = True,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> Self:
-        """Enroll every Mac, one after another."""
-        return self._each(lambda mac: mac.enroll(url, profile=profile, timeout=timeout))
+        """Enroll every Mac, one after another: see ``Device.enroll``."""
+        return self._each(
+            lambda mac: mac.enroll(
+                url, profile=profile, automated=automated, await_configuration=await_configuration, timeout=timeout
+            )
+        )
 
     def set_up_lom(self, server: MDMServer, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Self:
         """Set up LOM on every Mac: see ``Device.set_up_lom``."""

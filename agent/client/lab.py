@@ -35,6 +35,11 @@ class Lab:
         """The URL of its enrollment profile."""
         return self.info.enroll_url
 
+    @property
+    def automated_url(self) -> str:
+        """The URL of automated enrollment."""
+        return self.info.automated_url
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()

@@ -34,12 +34,22 @@ class Start(TypedDict, total=False):
     """Macs that are there from the start and after each reset."""
     segment_size: int
     """Of the Macs of the start, in each segment."""
+    workers: int
+    """The processes that have the Macs; one for every 10,000 of ``devices`` where it is missing."""
     os: OSChoice
     """Their macOS: a release, a major version, several of them, or several with weights."""
     model: str
     """Their model identifier."""
     enroll: File
     """The enrollment profile, or its URL. They enroll with it, and so does ``mac.enroll()``."""
+    enrollment: Literal["profile", "ade"]
+    """How they enroll: with the profile, or as in Setup Assistant."""
+    device_ca: File
+    """The test CA of the identities that sign MachineInfo; a new one is written where the file does not exist."""
+    users: float
+    """The share of Macs with a logged-in user."""
+    network_users: float
+    """The share of these users with an account of a directory service."""
     ca: Sequence[File]
     """PEM files of CAs that issued certificates of servers."""
     insecure: bool

@@ -105,6 +105,8 @@ class LiveView:
     """Whether the server runs in this program, so that no latency is that of a server alone."""
     paused: bool = False
     """Whether the run is paused."""
+    workers: Mapping[str, bool] = field(default_factory=dict)
+    """Whether each worker of a service with several is there, by its number."""
 
 
 class RunObserver(Protocol):

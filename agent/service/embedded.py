@@ -6,23 +6,44 @@ any other server does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography import x509
 from twisted.internet.defer import Deferred, gatherResults
 
+from agent.faults.decisions import Faults
 from agent.lab.stored.keeping import lab_server, listen
 from agent.lab.stored.store import LabStore
 from agent.lab.web.server import LabServer
 from agent.load.conductor.gateway import APNsPlan, PushGateway, issued_identity
 from agent.net.apns.behaviour import PushBehaviour
-from agent.net.apns.router import PushRouter
+from agent.net.apns.router import PushRouter, Tokens
+from agent.net.timing import Clock, RunClock
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.pem import certificate_pem
-from agent.push.wire import RoutedPush
-from agent.service.fleet import FleetService
+from agent.push.wire import RoutedAnswer, RoutedPush
 from agent.service.types import APNsInfo, LabInfo
+
+
+class PushedService(Protocol):
+    """The service to whose Macs the gateway pushes: `agent.service.fleet.FleetService`, or the front of workers."""
+
+    lab: LabInfo | None
+    apns: APNsInfo | None
+    on_reset: Callable[[], object]
+    on_push_answer: Callable[[int, RoutedAnswer], object]
+    on_lost: Callable[[int], object]
+
+    @property
+    def faults(self) -> Faults: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def tokens(self) -> Tokens: ...
+    def owner_of(self, number: int) -> int: ...
+    def push(self, owner: int, push: RoutedPush) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +67,7 @@ class EmbeddedChoice:
 class Embedded:
     """The lab and the gateway. ``authorities`` issue their certificates."""
 
-    def __init__(self, reactor: Any, service: FleetService, choice: EmbeddedChoice, authorities: Authorities) -> None:
+    def __init__(self, reactor: Any, service: PushedService, choice: EmbeddedChoice, authorities: Authorities) -> None:
         self.lab: LabServer | None = None
         if choice.lab:
             self.lab = lab_server(reactor, choice.state, authorities, scep=choice.scep, acme=choice.acme)
@@ -54,12 +75,14 @@ class Embedded:
         self._choice = choice
         self._authorities = authorities
         self._router = PushRouter(
-            reactor, service.groups, service.groups.first_of, self._send, service.parts.wall_clock, PushBehaviour()
+            reactor, service.tokens, service.owner_of, service.push, RunClock(service.clock), PushBehaviour()
         )
+        service.on_push_answer = self._router.answered
+        service.on_lost = self._router.shard_gone
         identity = issued_identity(authorities, choice.host)
         port = choice.port or (0 if choice.state is None else choice.state.port("apns port"))
         plan = APNsPlan(choice.host, port, identity, choice.provider_anchors)
-        self._gateway = PushGateway(reactor, plan, self._router, self.lab, service.faults, service.parts.clock)
+        self._gateway = PushGateway(reactor, plan, self._router, self.lab, service.faults, service.clock)
 
     def listen(self) -> None:
         """Listen, and tell the service of both. Raises OperatorError."""
@@ -69,6 +92,7 @@ class Embedded:
             self._service.lab = LabInfo(
                 url=self.lab.url,
                 enroll_url=self.lab.enrollment_url,
+                automated_url=self.lab.automated_url,
                 token=self.lab.token,
                 ca=certificate_pem(self._authorities.anchor).decode("ascii"),
             )
@@ -89,12 +113,6 @@ class Embedded:
         if self.lab is not None:
             closing.append(self.lab.close())
         return gatherResults(closing)
-
-    def _send(self, first: int, push: RoutedPush) -> None:
-        """Have the group whose first Mac has this number decide on a push."""
-        group = self._service.groups.with_first(first)
-        if group is not None and group.push_endpoint is not None:
-            self._router.answered(first, group.push_endpoint.receive(push))
 
     def _reset(self) -> None:
         if self.lab is not None:

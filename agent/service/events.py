@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
+from msgspec import structs
 from twisted.internet.defer import Deferred, fail, succeed
 
 from agent.errors import LomAgentError
@@ -84,10 +85,17 @@ class EventLog:
             rules=list(rules),
             data=data or {},
         )
+        return self._keep(event)
+
+    def take(self, event: Event) -> Event:
+        """The same with an event of another log, which gets a number of this one."""
+        return self._keep(structs.replace(event, number=self._last + 1))
+
+    def _keep(self, event: Event) -> Event:
         if len(self._events) >= self.limit:
             del self._events[self.first]
         self._last = event.number
-        self.protocol_errors += kind == "protocol_error"
+        self.protocol_errors += event.kind == "protocol_error"
         self._events[event.number] = event
         self._deliver(event)
         return event

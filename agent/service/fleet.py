@@ -17,7 +17,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from agent import __version__
-from agent.errors import OperatorError
 from agent.faults.decisions import Faults
 from agent.faults.rules import Rule
 from agent.fleet.population import Population
@@ -26,10 +25,11 @@ from agent.measure.exchanges import HTTPExchange
 from agent.net.mac.client import MDMClient
 from agent.net.timing import Reactor, RunClock
 from agent.pki.issuing.authorities import Authorities
-from agent.service.errors import Conflict, NoSuchMac
+from agent.service.errors import NoSuchMac, not_a_mac, not_manual, seed_in_use, without_gateway
 from agent.service.events import EventLog
 from agent.service.macs.actions import Actions
-from agent.service.macs.clocks import ManualClock
+from agent.service.macs.clocks import MacClock, ManualClock
+from agent.service.macs.defaults import EnrollmentDefaults
 from agent.service.macs.enrolling import Enrollments
 from agent.service.macs.groups import Group, Groups, MacHandle
 from agent.service.macs.judge import ServerJudge
@@ -55,6 +55,7 @@ from agent.service.types import (
 )
 
 if TYPE_CHECKING:
+    from agent.push.wire import RoutedAnswer, RoutedPush
     from agent.service.restoring import Continuing
     from agent.state.fleet import FleetState, StoredGroup
 
@@ -89,6 +90,8 @@ class FleetService:
         self.lab: LabInfo | None = None
         self.apns: APNsInfo | None = None
         self.on_reset: Callable[[], object] = lambda: None
+        self.on_lost: Callable[[int], object] = lambda _worker: None  # never: there are no workers
+        self.on_push_answer: Callable[[int, RoutedAnswer], object] = lambda _owner, _answer: None
         self._reactor: Reactor = reactor
         self._settings = settings
         self._measured = Measurements(reactor, self._clients, self._gauges)
@@ -105,7 +108,8 @@ class FleetService:
         self._watchers: dict[Group, Watcher] = {}
         self._enrollments = Enrollments(reactor, self.parts.stalls)
         self._judge = ServerJudge(self._records, self.groups, self._watchers, self._enrollments)
-        self.actions = Actions(self._records, self._enrollments, self._judge, self._enroll_source, authorities)
+        defaults = EnrollmentDefaults(settings, authorities, lambda: self.lab)
+        self.actions = Actions(self._records, self._enrollments, self._judge, defaults, authorities)
         self._continuing: Continuing | None = None
         self._requests = 0  # to add Macs, since the last reset
         self._seed = settings.seed  # of the Macs that they add
@@ -154,9 +158,7 @@ class FleetService:
         number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
         handle = self.groups.named(text) if number is None else self.groups.at(number)
         if handle is None:
-            raise NoSuchMac(
-                f"Expected the UDID, serial number or number of a Mac, found {text[:100]!r}. GET /v1/macs lists them."
-            )
+            raise not_a_mac(text)
         return handle
 
     def segment(self, number: int) -> list[MacHandle]:
@@ -254,10 +256,7 @@ class FleetService:
     def add_rule(self, rule: Rule) -> Rule:
         """Add a fault rule; its times count from now. Raises OperatorError."""
         if rule.on == "push" and self._settings.push is None:
-            raise OperatorError(
-                'Expected an APNs gateway for a rule with on = "push", found none. Start the service with --lab or '
-                "--apns."
-            )
+            raise without_gateway()
         return self.faults.add(rule, self.parts.clock.seconds())
 
     def answers(self, handle: MacHandle, command_uuid: str | None, limit: int) -> list[Answer]:
@@ -280,6 +279,28 @@ class FleetService:
         """The operations since the start or the last reset."""
         return self._measured.results()
 
+    # The gateway beside the Macs.
+
+    @property
+    def tokens(self) -> Groups:
+        """Looks up push tokens."""
+        return self.groups
+
+    @property
+    def clock(self) -> MacClock:
+        """The clock of the Macs."""
+        return self.parts.clock
+
+    def owner_of(self, number: int) -> int:
+        """What stands for the push endpoint of this Mac."""
+        return self.groups.first_of(number)
+
+    def push(self, owner: int, push: RoutedPush) -> None:
+        """Have the push endpoint that ``owner_of`` named decide on a push; its answer goes to ``on_push_answer``."""
+        group = self.groups.with_first(owner)
+        if group is not None and group.push_endpoint is not None:
+            self.on_push_answer(owner, group.push_endpoint.receive(push))
+
     def live(self) -> Any:
         """The present state, for Prometheus."""
         return self._measured.live()
@@ -294,7 +315,7 @@ class FleetService:
         """Move the manual clock. Raises Conflict where the clock is the real one."""
         clock = self.parts.clock
         if not isinstance(clock, ManualClock):
-            raise Conflict("Expected a manual clock, found the real one. Start the service with --clock manual.")
+            raise not_manual()
         clock.advance(seconds)
         return self.clock_state()
 
@@ -321,12 +342,14 @@ class FleetService:
 
     def _add(self, population: Population) -> list[MacHandle]:
         if self.groups.has_seed(population.seed):
-            raise Conflict(
-                f"Expected a seed that no Macs of this service have, found {population.seed!r} again: the Macs would "
-                "be there twice. Give another seed, or remove those Macs first."
-            )
-        allow_open_files(len(self.groups) + len(population))
-        group, _watcher = self._open_group(population, self.groups.next_number, self.groups.next_segment)
+            raise seed_in_use(population.seed)
+        return self._add_group(population, self.groups.next_number, self.groups.next_segment)
+
+    def _add_group(
+        self, population: Population, first: int, first_segment: int, indexes: range | None = None
+    ) -> list[MacHandle]:
+        allow_open_files(len(self.groups) + len(population if indexes is None else indexes))
+        group, _watcher = self._open_group(population, first, first_segment, indexes)
         if self._state is not None:
             self._state.add_group(group)
             self._save_numbers()
@@ -336,8 +359,10 @@ class FleetService:
             self.events.add("added", f"{mac.device_name} is added.", udid=mac.udid)
         return handles
 
-    def _open_group(self, population: Population, first: int, first_segment: int) -> tuple[Group, Watcher]:
-        group = self.parts.group(population, first, first_segment)
+    def _open_group(
+        self, population: Population, first: int, first_segment: int, indexes: range | None = None
+    ) -> tuple[Group, Watcher]:
+        group = self.parts.group(population, first, first_segment, indexes)
         watcher = Watcher(group, self._records)
         group.open(watcher)
         self.groups.add(group)
@@ -345,9 +370,6 @@ class FleetService:
         if len(self.groups) >= MAKE_IDLE_FROM and not self._idle_loop.running:
             self._idle_loop.start(MAKE_IDLE_SECONDS, now=False).addErrback(_defect)
         return group, watcher
-
-    def _enroll_source(self) -> str | bytes | None:
-        return self._settings.enroll or (None if self.lab is None else self.lab.enroll_url)
 
     # The state file.
 
@@ -372,14 +394,20 @@ class FleetService:
 
         def make(stored: StoredGroup) -> tuple[Group, Watcher]:
             population = Population(stored.seed, stored.devices, stored.segment_size, os=stored.os, model=stored.model)
-            allow_open_files(len(self.groups) + len(population))
-            return self._open_group(population, stored.first, stored.first_segment)
+            indexes = self._indexes_of(stored)
+            allow_open_files(len(self.groups) + len(population if indexes is None else indexes))
+            return self._open_group(population, stored.first, stored.first_segment, indexes)
 
         many = sum(stored.devices for stored in state.groups()) >= MAKE_IDLE_FROM
         restored = restore_macs(state, make, idle=many)
         self.groups.next_number, self.groups.next_segment = numbers.macs, numbers.segments
         self._continuing = Continuing(self._reactor, self._enrollments, self._judge.enroll_failed)
         self._continuing.begin(restored)
+
+    def _indexes_of(self, stored: StoredGroup) -> range | None:
+        """The Macs of a group of the file that are in this process; None: all."""
+        del stored
+        return None
 
     def _save_numbers(self) -> None:
         if self._state is not None:

@@ -91,6 +91,8 @@ class _ViewMetrics(Collector):
         yield _gauge("lom_agent_run_paused", "1 while the run is paused, otherwise 0.", float(view.paused))
         yield from _operations(view)
         yield from _macs(view)
+        if view.workers:
+            yield _workers(view)
         yield _phases(view.phases)
         yield _targets(view.phases)
         yield _gauge(
@@ -139,6 +141,15 @@ def _macs(view: LiveView) -> Iterator[Metric]:
     yield macs
     yield _gauge("lom_agent_connections", "Open connections to the server.", view.connections)
     yield _gauge("lom_agent_pushes_waiting", "Pushes that wait for their Mac.", view.pushes_waiting)
+
+
+def _workers(view: LiveView) -> Metric:
+    there = GaugeMetricFamily(
+        "lom_agent_worker_up", "1 while a worker of the service is there, 0 once it is lost.", labels=("worker",)
+    )
+    for number, up in view.workers.items():
+        there.add_metric((number,), float(up))
+    return there
 
 
 def _phases(phases: tuple[PhaseView, ...]) -> Metric:

@@ -38,6 +38,7 @@ EventKind = Literal[
     "lom_request",
     "rule_hit",
     "protocol_error",
+    "worker_lost",
     "reset",
 ]
 
@@ -142,6 +143,19 @@ class Exchange(Struct, frozen=True, kw_only=True):
     """The fault rules that hit it."""
 
 
+class User(Struct, frozen=True, kw_only=True):
+    """The logged-in user of a Mac."""
+
+    user_id: str
+    """UserID: the GUID."""
+    short_name: str
+    long_name: str
+    network: bool
+    """Whether it is an account of a directory service, which the server authenticates."""
+    managed: bool | None
+    """Whether the server manages the user; null: it has not been asked since the enrollment."""
+
+
 class MacDetail(Mac, frozen=True, kw_only=True):
     """One Mac, with what is installed on it and its last exchanges."""
 
@@ -153,6 +167,8 @@ class MacDetail(Mac, frozen=True, kw_only=True):
     topic: str
     """The push topic of its enrollment; empty if it has none."""
     profiles: list[InstalledProfile]
+    user: User | None = None
+    """The user of its user channel (``--users``); null: nobody is logged in."""
     pending: PendingResult | None
     last_error: str
     """Why its last session, check-in or enrollment failed; empty if it succeeded."""
@@ -182,6 +198,11 @@ class Enroll(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the Mac fetches its enrollment profile."""
     profile: bytes | None = None
     """The enrollment profile. Without ``url`` and ``profile`` it is that of ``--enroll``, or the lab's."""
+    automated: bool | None = None
+    """true: as in Setup Assistant. The Mac POSTs its signed MachineInfo to ``url`` and gets its profile; null: as
+    ``--enrollment`` says."""
+    await_configuration: bool = True
+    """In an automated enrollment: the Mac stays in Setup Assistant until the server sends DeviceConfigured."""
     timeout: Timeout = DEFAULT_TIMEOUT_SECONDS
 
 
@@ -280,6 +301,8 @@ class LabInfo(Struct, frozen=True, kw_only=True):
 
     url: str
     enroll_url: str
+    automated_url: str = ""
+    """The URL of automated enrollment."""
     token: str
     ca: str
     """Its CA certificate in PEM."""
@@ -311,6 +334,11 @@ class ServiceInfo(Struct, frozen=True, kw_only=True):
     apns: APNsInfo | None
     state_file: str | None
     pid: Count
+    workers: Count = 1
+    """The processes that have the Macs: this one, or so many others."""
+    lost_workers: list[str] = field(default_factory=list)
+    """The workers that have ended by themselves, each with its Macs and the reason. What they had is missing in all
+    answers."""
 
 
 class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -230,9 +230,12 @@ class FleetState:
 
     def remove_group(self, group: KeptGroup) -> None:
         """Forget a group and its Macs."""
-        first = group.first
-        self._fleets.pop(first, None)
         self._groups_with_pushes.pop(group, None)
+        self.forget_group(group.first)
+
+    def forget_group(self, first: int) -> None:
+        """Forget the group whose first Mac has this number, also one that was never followed."""
+        self._fleets.pop(first, None)
         self._changed = {key: None for key in self._changed if key[0] != first}
         self._written = {key: each for key, each in self._written.items() if key[0] != first}
         self._pushes = {key: each for key, each in self._pushes.items() if key[0] != first}

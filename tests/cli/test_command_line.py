@@ -68,7 +68,7 @@ LATER = {
     "agent.cli.serve.serving": {
         "asn1crypto", "httpx", "jinja2", "klein", "prometheus_client", "concurrent.futures.process",
         "agent.lab", "agent.net.apns.gateway", "agent.net.mac.enrollment.scep", "agent.report", "agent.scenario",
-        "agent.service.embedded", "agent.service.api.openapi",
+        "agent.service.embedded", "agent.service.api.openapi", "agent.service.workers", "agent.load.shard",
     },
     "agent.client": {"httpx", "twisted", "cryptography", "pytest"},
 }  # fmt: skip

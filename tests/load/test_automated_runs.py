@@ -10,7 +10,7 @@ import pytest
 from command import lom_agent
 
 from agent.errors import OperatorError
-from agent.load.conductor.server import _device_ca
+from agent.net.mac.enrollment.device_ca import device_ca_of
 from agent.pki.issuing.device_ca import read_device_ca
 
 pytestmark = pytest.mark.slow
@@ -51,10 +51,10 @@ def test_commands_reach_the_users_of_a_run(tmp_path: Path) -> None:
 
 def test_a_new_ca_of_devices_is_written_once(tmp_path: Path) -> None:
     file = tmp_path / "device-ca.pem"
-    octets = _device_ca(str(file))
-    assert (_device_ca(str(file)), file.read_bytes()) == (octets, octets)
+    octets = device_ca_of(str(file))
+    assert (device_ca_of(str(file)), file.read_bytes()) == (octets, octets)
     assert file.stat().st_mode & 0o77 == 0
     assert read_device_ca(octets, str(file)).certificate.subject.rfc4514_string().startswith("CN=lom-agent test CA")
     file.write_bytes(b"other bytes")
     with pytest.raises(OperatorError, match="Expected a CA certificate and its key in"):
-        _device_ca(str(file))
+        device_ca_of(str(file))

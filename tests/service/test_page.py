@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -238,6 +241,18 @@ def test_the_form_advances_the_manual_clock(browser: Browser, manual: Service) -
         assert client.get("/v1/clock").json()["seconds"] == 3600.0
         assert client.get("/v1/macs/0").json()["boots"] == 1
         assert browser.complaints == []
+
+
+def test_a_lost_worker_is_shown(browser: Browser, tmp_path: Path) -> None:
+    workers = ("--devices", "4", "--segment-size", "2", "--workers", "2")
+    with started_service(tmp_path, *workers) as service:
+        open_page(browser, f"{service.url}/#token={service.token}")
+        wait_for_text(browser, "#summary", "4 Macs")
+        os.kill(service.group()[1], signal.SIGKILL)
+        wait_for_text(browser, "#summary", "2 Macs")
+        for where in ("#alert", "#service", "#events li.bad"):
+            wait_for_text(browser, where, "is lost, with the Macs")
+        browser.open("about:blank")
 
 
 def test_all_shown_macs_are_those_of_the_filter(page: Browser, client: httpx.Client) -> None:

@@ -44,10 +44,32 @@ from agent.fleet.population import DEFAULT_SEED
 )
 @click.option("--model", metavar="IDENTIFIER", help="The model of the Macs of --devices, such as Mac16,10.")
 @click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Have the Macs in N processes, whole segments in each.  [default: one for every 10,000 Macs of --devices, at "
+    "most one for each core and each segment]",
+)
+@click.option(
     "--enroll",
     metavar="FILE_OR_URL",
     help="The enrollment profile of your server, a file or a URL. The Macs of --devices enroll with it at the start, "
     "later ones when the control API asks for it without naming a profile.",
+)
+@click.option(
+    "--enrollment",
+    type=click.Choice(["profile", "ade"]),
+    default="profile",
+    show_default=True,
+    help="How the Macs enroll where a request does not say it: with the enrollment profile, or as in Setup Assistant "
+    "(Automated Device Enrollment), with their MachineInfo.",
+)
+@click.option(
+    "--device-ca",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="The test CA of the identities that sign MachineInfo, certificate and key in PEM; if the file does not exist, "
+    "a new CA is written to it. Have your server trust it. With --lab it is not needed.",
 )
 @click.option(
     "--ca",
@@ -136,6 +158,19 @@ from agent.fleet.population import DEFAULT_SEED
     help="How long after NotNow a Mac opens a session by itself.",
 )
 @click.option(
+    "--users",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="The share of Macs with a logged-in user, and so with a user channel, from 0 to 1.  [default: 0]",
+)
+@click.option(
+    "--network-users",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="The share of these users with an account of a directory service, whom the server authenticates; their "
+    "password is lom-agent.  [default: 0]",
+)
+@click.option(
     "--tls-floor",
     type=click.Choice(["apple-2026", "warn", "off"]),
     default="warn",
@@ -184,13 +219,18 @@ def serve(**options: Any) -> None:
     Macs whose state is kept when the command is stopped or killed, and started again:
       lom-agent serve --devices 3 --enroll https://mdm.example/enroll --state fleet.sqlite
 
-    Exit status: 0 standard input ended (--until-eof); 2 wrong usage or input; 130 stopped by Ctrl-C, 143 by SIGTERM,
-    129 by SIGHUP.
+    Exit status: 0 standard input ended (--until-eof); 1 a worker of --workers had ended by itself; 2 wrong usage or
+    input; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
     with importing():
         from agent.cli.serve.serving import run_service
+        from agent.service.errors import WorkersLost
 
         import_module("klein")  # the control API's, which imports it only when it opens
-    number = run_service(options)
+    try:
+        number = run_service(options)
+    except WorkersLost as error:
+        click.echo(f"lom-agent: {error}", err=True)
+        sys.exit(1)
     if number is not None:
         sys.exit(128 + number)

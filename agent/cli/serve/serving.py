@@ -11,34 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred
 
 from agent.cli.reactor import run_until_done, the_reactor
+from agent.cli.serve.forms import Form, OneProcess, Workers, workers_of
 from agent.cli.signals import Stopping, printing
 from agent.cli.tokens import control_token
-from agent.errors import LomAgentError, OperatorError
-from agent.files import read_file, write_file
-from agent.fleet.models import HARDWARE_BOUND_SINCE, os_from
-from agent.net.mac.fleet.behaviour import MacSettings
+from agent.errors import OperatorError
+from agent.files import write_file
 from agent.net.transport.addresses import parse_address
 from agent.net.transport.anchors import read_anchors
 from agent.pki.issuing.authorities import Authorities
-from agent.service.api.control import ControlServer
-from agent.service.fleet import FleetService
-from agent.service.macs.groups import MacHandle
-from agent.service.macs.parts import ServiceSettings
-from agent.service.types import Enroll, ServiceInfo
+from agent.service.errors import WorkersLost
+from agent.service.settings import is_url, settings_of
+from agent.service.types import ServiceInfo
 
 if TYPE_CHECKING:
     from agent.lab.stored.store import LabStore
-    from agent.service.embedded import Embedded
+    from agent.service.embedded import Embedded, PushedService
     from agent.state.fleet import FleetState
 
-ENROLL_AT_ONCE = 8  # Macs of the start; ours
-ENROLL_SECONDS = 600.0  # for each of them; ours
-MAX_PROFILE_BYTES = 4 * 1024 * 1024
 _CONTROL_PORT = 7780  # in the error about an address; ours
-_URLS = ("http://", "https://")
 
 
 def run_service(options: Mapping[str, Any]) -> int | None:
@@ -57,67 +50,71 @@ class _Serving:
         beside = options["lab"] or options["apns"]
         _check(options)
         self._failure: OperatorError | None = None
+        self._starting: Deferred[None] | None = None
         self._state, self._lab_store = _opened(self._reactor, options["state"])
         if self._state is not None:
             self._state.on_failure = self._fail
         kept = None if self._lab_store is None else self._lab_store.authorities
         authorities = Authorities(kept) if beside or kept is not None else None
-        settings = _settings(options, authorities)
-        self._service = FleetService(self._reactor, settings, authorities, _warn, self._state)
-        self._embedded = _embedded(self._reactor, self._service, options, authorities, self._lab_store)
+        self._form = self._made(authorities)
+        self._embedded = _embedded(self._reactor, self._form.service, options, authorities, self._lab_store)
         self._token = control_token(options["token_file"])
         host, port = parse_address(options["control"], "--control", _CONTROL_PORT)
-        self._control = ControlServer(self._reactor, self._service, host, port, token=self._token)
+        self._control = self._form.server(host, port, self._token)
         self._ready_file = None if options["ready_file"] is None else Path(options["ready_file"])
 
     def run(self, stopping: Stopping) -> int | None:
         """Serve until a signal comes; returns its number. Raises OperatorError."""
         return run_until_done(self._reactor, self._serve(), self._stop, stopping=stopping)
 
+    def _made(self, authorities: Authorities | None) -> Form:
+        """The form that the options ask for. Raises OperatorError and UsageError."""
+        options = self._options
+        workers = workers_of(options, self._state)
+        anchor = authorities.anchor if options["lab"] and authorities is not None else None
+        made = self._reactor, settings_of(options, anchor), authorities, _warn, self._state
+        if workers == 1:
+            return OneProcess(*made)
+        several = Workers(*made, workers, options)
+        several.service.on_failure = self._fail
+        return several
+
     async def _serve(self) -> None:
         if self._options["until_eof"]:
             self._reactor.addReader(_EndOfInput(self._reactor, self._stop))
         try:
             if not self._stopped.called:
-                self._start()
+                self._starting = Deferred.fromCoroutine(self._start())
+                await self._starting
             await self._stopped
+        except CancelledError:  # stopped while it started
+            pass
         finally:
             await self._end()
         if self._failure is not None:
             raise self._failure
+        if lost := self._form.lost():
+            raise WorkersLost(lost)
 
-    def _start(self) -> None:
-        self._service.open()
+    async def _start(self) -> None:
+        await self._form.open()
         if self._embedded is not None:
             self._embedded.listen()
         self._control.listen()
-        info = self._service.info()
+        info = await self._form.info()
         if self._ready_file is not None:
             ready = {"control": self._control.url, "token": self._token, **msgspec.to_builtins(info)}
             write_file(self._ready_file, json.dumps(ready, indent=1).encode(), private=True)
         with printing():
             self._print(info)
         if self._options["enroll"] is not None:
-            at_once = DeferredSemaphore(ENROLL_AT_ONCE)
-            for handle in self._service.macs():
-                if handle.client.enrolled:
-                    continue
-                at_once.run(self._enroll, handle)
-
-    async def _enroll(self, handle: MacHandle) -> None:
-        if self._stopped.called or handle.removed or handle.client.enrolled:
-            return
-        try:
-            await self._service.actions.enroll(handle, Enroll(timeout=ENROLL_SECONDS))
-        except LomAgentError as error:
-            if not self._stopped.called:
-                _warn(f"{handle.udid} did not enroll: {error}")
+            self._form.enroll_start(lambda: self._stopped.called)
 
     async def _end(self) -> None:
         if self._ready_file is not None:
             with suppress(OSError):  # it was never written, or somebody removed it
                 os.unlink(self._ready_file)
-        self._service.close()
+        await self._form.close()
         await self._control.close()
         if self._embedded is not None:
             await self._embedded.close()
@@ -132,6 +129,8 @@ class _Serving:
     def _stop(self) -> None:
         if not self._stopped.called:
             self._stopped.callback(None)
+        if self._starting is not None and not self._starting.called:
+            self._starting.cancel()
 
     def _print(self, info: ServiceInfo) -> None:
         token_file = self._options["token_file"] or self._ready_file  # a log of what is printed has no token then
@@ -182,6 +181,10 @@ def _check(options: Mapping[str, Any]) -> None:
     """Raises UsageError for options that do not go together."""
     if options["lab_identity"] != "pkcs12" and not options["lab"]:
         raise click.UsageError("--lab-identity goes with --lab")
+    if options["enrollment"] == "ade" and options["device_ca"] is None and not options["lab"]:
+        raise click.UsageError("--enrollment ade needs --device-ca or --lab")
+    if options["enrollment"] == "ade" and options["enroll"] is not None and not is_url(options["enroll"]):
+        raise click.UsageError("--enrollment ade needs a URL in --enroll")
     for name in ("apns_listen", "apns_provider_ca"):
         if options[name] and not options["apns"] and not options["lab"]:
             raise click.UsageError(f"--{name.replace('_', '-')} goes with --apns or --lab")
@@ -191,60 +194,9 @@ def _check(options: Mapping[str, Any]) -> None:
             raise click.UsageError(f"--{shown} is for the Macs of --devices; a request that adds Macs has its own")
 
 
-def _settings(options: Mapping[str, Any], authorities: Authorities | None) -> ServiceSettings:
-    push = None
-    if options["lab"] or options["apns"]:
-        from agent.net.apns.behaviour import PushBehaviour  # only where there is a gateway: a fast start
-
-        push = PushBehaviour()
-    anchors = read_anchors(options["ca"])
-    if options["lab"] and authorities is not None:
-        anchors += (authorities.anchor,)
-    behaviour = {
-        name: options[name]
-        for name in ("boot", "shutdown", "not_now_retry", "per_user_connections")
-        if options[name] is not None
-    }
-    return ServiceSettings(
-        seed=options["seed"],
-        devices=options["devices"],
-        segment_size=options["segment_size"],
-        os=_os(options),
-        model=options["model"],
-        enroll=_profile(options["enroll"]),
-        lom_network=options["lom_network"],
-        anchors=anchors,
-        insecure=options["insecure"],
-        http=options["http"],
-        tls_floor=options["tls_floor"],
-        manual_clock=options["clock"] == "manual",
-        poll=options["poll"],
-        push=push,
-        macs=MacSettings(**behaviour),
-    )
-
-
-def _os(options: Mapping[str, Any]) -> str | None:
-    """The macOS of the Macs: one that takes the identities of the lab. Raises OperatorError."""
-    asked: str | None = options["os_version"]
-    if options["lab_identity"] != "acme" or not options["devices"]:
-        return asked
-    try:
-        return os_from(HARDWARE_BOUND_SINCE, asked, options["model"])
-    except OperatorError as error:
-        raise OperatorError(f"--os with --lab-identity acme, whose keys are bound to the hardware: {error}") from None
-
-
-def _profile(text: str | None) -> str | bytes | None:
-    """The URL, or the profile in the file. Raises OperatorError."""
-    if text is None or text.startswith(_URLS):
-        return text
-    return read_file(text, "the enrollment profile", MAX_PROFILE_BYTES)
-
-
 def _embedded(
     reactor: Any,
-    service: FleetService,
+    service: PushedService,
     options: Mapping[str, Any],
     authorities: Authorities | None,
     store: LabStore | None,

@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.errors import OperatorError
-from agent.files import read_file, write_file
+from agent.files import read_file
 from agent.fleet.population import Population
 from agent.lab.stored.keeping import lab_server, listen
 from agent.lab.stored.store import LabStore
@@ -22,10 +22,10 @@ from agent.load.control.listening import LOOPBACK, ListenAt
 from agent.load.machine.limits import allow_open_files
 from agent.load.shard.plan import EnrollAt, EnrollAutomatically, EnrollWith, server_data
 from agent.net.http.http1 import split_url
+from agent.net.mac.enrollment.device_ca import device_ca_of
 from agent.net.transport.anchors import read_anchors
-from agent.pki.issuing.authorities import DEVICE_CA_NAME, Authorities
-from agent.pki.issuing.authority import Authority
-from agent.pki.issuing.device_ca import device_ca_pem, read_device_ca
+from agent.pki.issuing.authorities import Authorities
+from agent.pki.issuing.device_ca import device_ca_pem
 from agent.scenario.server_table import WebhookPart, WebRequest
 from agent.scenario.types import Scenario
 from agent.servers.configs import (
@@ -118,16 +118,6 @@ def _store(folder: Path) -> LabStore:
     return LabStore(folder)
 
 
-def _device_ca(path: str) -> bytes:
-    """The CA of the Macs' own identities in this file, or a new one, which is written to it. Raises OperatorError."""
-    file = Path(path)
-    if not file.exists():
-        write_file(file, device_ca_pem(Authority.create(DEVICE_CA_NAME)), private=True)
-    octets = read_file(path, "the CA of the Macs' identities", MAX_PROFILE_BYTES)
-    read_device_ca(octets, path)
-    return octets
-
-
 def _enroll(scenario: Scenario) -> EnrollAt | EnrollWith | EnrollAutomatically:
     """How the Macs enroll. Raises OperatorError."""
     server = scenario.server
@@ -139,7 +129,7 @@ def _enroll(scenario: Scenario) -> EnrollAt | EnrollWith | EnrollAutomatically:
     if source.startswith(("https://", "http://")):
         split_url(source)
         if server.enrollment == "ade" and server.device_ca is not None:
-            return EnrollAutomatically(source, _device_ca(server.device_ca), server.await_configuration)
+            return EnrollAutomatically(source, device_ca_of(server.device_ca), server.await_configuration)
         return EnrollAt(source)
     profile = read_file(source, "the enrollment profile", MAX_PROFILE_BYTES)
     return EnrollWith(profile)

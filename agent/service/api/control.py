@@ -7,8 +7,8 @@ describes them.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from inspect import isawaitable
 from ipaddress import ip_address
@@ -60,6 +60,9 @@ _UNAUTHORIZED = (
 )
 
 
+Live = Callable[[], LiveView | Awaitable[LiveView]]
+
+
 class APIServer:
     """Serves ``routes`` on ``host`` and ``port``; port 0 is any free one. ``listen`` sets ``url``.
 
@@ -71,7 +74,7 @@ class APIServer:
         reactor: Any,
         api: Any,
         routes: Sequence[Route],
-        live: Callable[[], LiveView],
+        live: Live,
         address: tuple[str, int],
         *,
         token: str,
@@ -79,6 +82,7 @@ class APIServer:
         page: bool = False,
     ) -> None:
         self.url = ""
+        self.api = api
         self._reactor = reactor
         self._address = address
         self._guard = _Guard(address[0], token)
@@ -207,9 +211,12 @@ def _check_path(parts: list[bytes]) -> None:
         raise RequestFailed(404, "Expected a path of /openapi.json, found one with an encoded slash.")
 
 
-def _app(api: Any, routes: Sequence[Route], live: Callable[[], LiveView], title: str, *, page: bool) -> Any:
-    """The application: a handler for each route, for the page, the OpenAPI document and the metrics."""
-    app = _Application()
+def _app(api: Any, routes: Sequence[Route], live: Live, title: str, *, page: bool) -> Any:
+    """The klein application: a handler for each route, for the page, the OpenAPI document and the metrics."""
+    # Imported here because it imports the reactor, which only the command line may choose.
+    from klein import Klein
+
+    app = Klein()
     for route in routes:
         app.route(route.path, methods=[route.method], endpoint=route.name)(_handler(api, route))
     _static(app, "/openapi.json", "openapi", JSON, partial(_openapi, tuple(routes), title))
@@ -218,50 +225,7 @@ def _app(api: Any, routes: Sequence[Route], live: Callable[[], LiveView], title:
         _static(app, f"/page/{name}", f"page {name}", media, partial(bytes, octets))
         if name == "index.html":
             _static(app, "/", "page", media, partial(bytes, octets))
-    return app
-
-
-class _Application:
-    """The handlers of one server, by endpoint, behind the rules that all servers with the same paths share."""
-
-    def __init__(self) -> None:
-        self.handlers: dict[str, Callable[..., Any]] = {}
-        self._rules: list[tuple[str, str, str]] = []
-
-    def route(self, path: str, *, methods: Sequence[str], endpoint: str) -> Callable[[Callable[..., Any]], None]:
-        """A decorator for the handler of these requests."""
-
-        def add(handler: Callable[..., Any]) -> None:
-            self.handlers[endpoint] = handler
-            self._rules.extend((path, method, endpoint) for method in methods)
-
-        return add
-
-    def problem(self, request: Any, failure: Failure) -> bytes:
-        """The answer to a request that failed."""
-        return _problem(request, failure)
-
-    def resource(self) -> Any:
-        """The resource of Twisted."""
-        return _rules(tuple(self._rules)).__get__(self, _Application).resource()
-
-
-@cache
-def _rules(rules: tuple[tuple[str, str, str], ...]) -> Any:
-    """The klein application for any _Application with these rules: werkzeug takes a millisecond to compile each."""
-    # Imported here because it imports the reactor, which only the command line may choose.
-    from klein import Klein
-
-    def hand_on(endpoint: str) -> Callable[..., Any]:
-        def handle(application: _Application, request: Any, **path: str) -> Any:
-            return application.handlers[endpoint](request, **path)
-
-        return handle
-
-    app = Klein()
-    for path, method, endpoint in rules:
-        app.route(path, methods=[method], endpoint=endpoint)(hand_on(endpoint))
-    app.handle_errors(Exception)(_Application.problem)
+    app.handle_errors(Exception)(_problem)
     return app
 
 
@@ -271,17 +235,19 @@ def _openapi(routes: tuple[Route, ...], title: str) -> bytes:
     return openapi_json(routes, title)
 
 
-def _metrics(live: Callable[[], LiveView]) -> bytes:
+async def _metrics(live: Live) -> bytes:
     from agent.service.prometheus import exposition  # imported for the first scrape: a fast start
 
-    return exposition(live())
+    view = live()
+    return exposition(view if isinstance(view, LiveView) else await view)
 
 
-def _static(app: Any, path: str, name: str, media: str, content: Callable[[], bytes]) -> None:
-    def render(request: Any) -> bytes:
+def _static(app: Any, path: str, name: str, media: str, content: Callable[[], bytes | Awaitable[bytes]]) -> None:
+    async def render(request: Any) -> bytes:
         if media == PAGE_TYPES["html"]:
             request.setHeader("content-security-policy", PAGE_POLICY)
-        return _written(request, 200, media, content())
+        octets = content()
+        return _written(request, 200, media, octets if isinstance(octets, bytes) else await octets)
 
     app.route(path, methods=["GET"], endpoint=name)(render)
 

@@ -34,6 +34,11 @@ EVENT_KINDS: Mapping[EventKind, tuple[str, str, str]] = {
         "`exchange`, its number",
     ),
     "protocol_error": ("The server broke the protocol.", "", "`kind`, `error`"),
+    "worker_lost": (
+        "A worker process of a service with several has ended by itself, and its Macs with it.",
+        "",
+        "`worker`, its number, `macs`, `error`",
+    ),
     "reset": ("Everything was reset, or one Mac (`udid`).", "", ""),
 }
 """The meaning, the properties beside `udid`, and the keys of `data`."""

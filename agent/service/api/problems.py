@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from agent.errors import LomAgentError, OperatorError, PeerError
-from agent.service.errors import Conflict, NotFound
+from agent.service.errors import Conflict, NotFound, WorkerGone
 from agent.service.events import TimedOut
 from agent.service.types import Exchange, Problem
 
@@ -27,6 +27,7 @@ KINDS: Mapping[int, tuple[str, str]] = {
     413: ("too-large", "The body is too large"),
     500: ("internal", "lom-agent failed"),
     502: ("peer", "The server failed"),
+    503: ("worker-gone", "The worker process of the Mac has ended"),
     504: ("timeout", "The time is over"),
 }
 """The last part of ``type`` and the title, by HTTP status."""
@@ -63,6 +64,8 @@ def request_failed(failure: Failure) -> RequestFailed:
     match error:
         case RequestFailed():
             return error
+        case WorkerGone():
+            return RequestFailed(503, str(error))
         case NotFound():
             return RequestFailed(404, str(error))
         case Conflict():

@@ -18,7 +18,7 @@ from agent.faults.rules import Rule
 from agent.net.timing import Clock, sleep
 from agent.service.api.problems import RequestFailed
 from agent.service.api.streams import EventStream
-from agent.service.errors import Conflict, NoSuchMac, NotFound
+from agent.service.errors import Conflict, NoSuchMac, not_a_rule, not_a_segment
 from agent.service.events import EventLog, TimedOut
 from agent.service.types import (
     AddMacs,
@@ -176,7 +176,7 @@ class API:
     def mains(self, segment: str, body: Mains) -> list[Mac]:
         handles = self._service.segment(int(segment)) if segment.isascii() and segment.isdigit() else []
         if not handles:
-            raise NotFound(f"Expected the number of a segment, found {segment[:100]!r}. GET /v1/macs shows them.")
+            raise not_a_segment(segment)
         for handle in handles:
             self._service.actions.power(handle, body.action)
         return [self._service.view(handle) for handle in handles]
@@ -199,7 +199,7 @@ class API:
         for counts in self._service.faults:
             if counts.rule.id == rule:
                 return counts
-        raise NotFound(f"Expected the id of a rule, found {rule[:100]!r}. GET /v1/rules lists them.")
+        raise not_a_rule(rule)
 
     def remove_rule(self, rule: str) -> None:
         self._service.faults.remove(self.rule(rule).rule.id)

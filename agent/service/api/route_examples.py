@@ -32,6 +32,8 @@ PROBLEM: Mapping[int, str] = {
     413: "Expected a body of at most 4,194,304 bytes, found more. Shorten it.",
     500: "Expected no error, found KeyError. Report it, with the log of lom-agent.",
     502: "Expected HTTP status 200 for the enrollment profile, found 403. Check the URL.",
+    503: "Expected worker 2 with its Macs, found that it has ended: the process ended with -9. Start lom-agent "
+    "serve again; with --state it goes on where it was.",
     504: "Expected an event with kind answered after number 0 within 10 s, found none.",
 }
 """The detail of a problem, by status."""

@@ -102,11 +102,11 @@ ROUTES: tuple[Route, ...] = (
         body=AddMacs,
         answer=list[Mac],
         status=201,
-        problems=(400, 401, 409),
+        problems=(400, 401, 409, 503),
     ),
     Route("remove_macs", "DELETE", "/v1/macs", "Remove every Mac, without a CheckOut."),
-    Route("mac", "GET", "/v1/macs/<mac>", "One Mac.", answer=MacDetail, problems=(401, 404)),
-    Route("remove_mac", "DELETE", "/v1/macs/<mac>", "Remove a Mac, without a CheckOut.", problems=(401, 404)),
+    Route("mac", "GET", "/v1/macs/<mac>", "One Mac.", answer=MacDetail, problems=(401, 404, 503)),
+    Route("remove_mac", "DELETE", "/v1/macs/<mac>", "Remove a Mac, without a CheckOut.", problems=(401, 404, 503)),
     Route(
         "enroll",
         "POST",
@@ -115,7 +115,7 @@ ROUTES: tuple[Route, ...] = (
         "the enrollment; 502: the server refused it or failed; 504: it took longer than `timeout`.",
         body=Enroll,
         answer=Mac,
-        problems=(400, 401, 404, 409, 502, 504),
+        problems=(400, 401, 404, 409, 502, 503, 504),
     ),
     Route(
         "unenroll",
@@ -123,7 +123,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/macs/<mac>/unenroll",
         "Unenroll a Mac, as its user can: the profile is removed, and CheckOut is sent if the profile asks for it.",
         answer=Mac,
-        problems=(401, 404, 409),
+        problems=(401, 404, 409, 503),
     ),
     Route(
         "connect",
@@ -131,7 +131,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/macs/<mac>/connect",
         "Open a session with the server now, as after a push.",
         answer=Mac,
-        problems=(401, 404, 409),
+        problems=(401, 404, 409, 503),
     ),
     Route(
         "power",
@@ -140,7 +140,7 @@ ROUTES: tuple[Route, ...] = (
         "Press the power button of a Mac, or cut or restore its mains.",
         body=Power,
         answer=Mac,
-        problems=(400, 401, 404, 409),
+        problems=(400, 401, 404, 409, 503),
     ),
     Route(
         "network",
@@ -149,7 +149,7 @@ ROUTES: tuple[Route, ...] = (
         "Disconnect a Mac from every network, or reconnect it.",
         body=Network,
         answer=Mac,
-        problems=(400, 401, 404),
+        problems=(400, 401, 404, 503),
     ),
     Route(
         "reset_mac",
@@ -157,7 +157,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/macs/<mac>/reset",
         "Reset a Mac to the state in which it was added: not enrolled, powered on, without exchanges.",
         answer=Mac,
-        problems=(401, 404),
+        problems=(401, 404, 503),
     ),
     Route(
         "answers",
@@ -166,7 +166,7 @@ ROUTES: tuple[Route, ...] = (
         "The answers of a Mac to commands, oldest first.",
         answer=list[Answer],
         query=(Query("command_uuid", str | None, "Only answers to this command."), _LIMIT),
-        problems=(401, 404),
+        problems=(401, 404, 503),
     ),
     Route(
         "wait_state",
@@ -175,7 +175,7 @@ ROUTES: tuple[Route, ...] = (
         "Wait until a Mac has these properties.",
         body=WaitState,
         answer=Mac,
-        problems=(400, 401, 404, 504),
+        problems=(400, 401, 404, 503, 504),
     ),
     Route(
         "lom_profile",
@@ -185,7 +185,7 @@ ROUTES: tuple[Route, ...] = (
         "identities. Install such a profile on every Mac of a segment, so that their Controller can reach them.",
         answer=bytes,
         media="application/x-apple-aspen-config",
-        problems=(401, 404),
+        problems=(401, 404, 503),
     ),
     Route(
         "mains",
@@ -194,7 +194,7 @@ ROUTES: tuple[Route, ...] = (
         "Cut or restore the mains of a whole segment.",
         body=Mains,
         answer=list[Mac],
-        problems=(400, 401, 404),
+        problems=(400, 401, 404, 503),
     ),
     Route("rules", "GET", "/v1/rules", "The rules, with their matches and hits.", answer=list[RuleCounts]),
     Route("add_rule", "POST", "/v1/rules", "Add a rule.", body=Rule, answer=Rule, status=201, problems=(400, 401, 409)),
@@ -214,7 +214,7 @@ ROUTES: tuple[Route, ...] = (
             Query("after", After, "Only exchanges with a higher number.", -1),
             _LIMIT,
         ),
-        problems=(400, 401, 404),
+        problems=(400, 401, 404, 503),
     ),
     Route(
         "clear_exchanges",
@@ -222,7 +222,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/exchanges",
         "Delete the recorded exchanges.",
         query=(_OF,),
-        problems=(401, 404),
+        problems=(401, 404, 503),
     ),
     Route(
         "events",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from agent.errors import CutShort, OperatorError, PeerError
 from agent.lom.power import RequestRefused
 from agent.lom.requests import PowerRequest
@@ -11,7 +9,8 @@ from agent.net.mac.faults.injection import MacOffline
 from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import lom_profile
 from agent.service.errors import Conflict
-from agent.service.macs.enrolling import Enrollments
+from agent.service.macs.defaults import EnrollmentDefaults
+from agent.service.macs.enrolling import Enrollments, StartEnrollment
 from agent.service.macs.groups import MacHandle
 from agent.service.macs.judge import ServerJudge
 from agent.service.macs.records import Records
@@ -22,7 +21,7 @@ _BUTTON = {"on": PowerRequest.ON, "off": PowerRequest.OFF, "reset": PowerRequest
 
 
 class Actions:
-    """The actions. ``default_source`` returns the enrollment profile, or its URL, if a request names neither.
+    """The actions. ``defaults`` has what a request to enroll does not name.
 
     ``authorities`` issue LOM profiles; None: those of a new CA.
     """
@@ -32,24 +31,24 @@ class Actions:
         records: Records,
         enrollments: Enrollments,
         judge: ServerJudge,
-        default_source: Callable[[], str | bytes | None],
+        defaults: EnrollmentDefaults,
         authorities: Authorities | None,
     ) -> None:
         self._records = records
         self._enrollments = enrollments
         self._judge = judge
-        self._default_source = default_source
+        self._defaults = defaults
         self._authorities = authorities
 
     async def enroll(self, handle: MacHandle, how: Enroll) -> None:
         """Enroll a Mac. Raises PeerError, Conflict where it cannot enroll now, OperatorError without a profile."""
-        source = self._profile_source(how)
+        start = self._automated(how) if self._is_automated(how) else self._with_profile(how)
         self._check_on(handle)
         self._check_online(handle)
         if handle.udid not in self._enrollments:
             self._records.injected.discard(handle.udid)
         try:
-            await self._enrollments.enroll(handle, source, how.timeout)
+            await self._enrollments.enroll(handle, start, how.timeout)
         except PeerError as error:
             self._judge.enroll_failed(handle, error)
             if isinstance(error, CutShort | MacOffline):
@@ -104,11 +103,41 @@ class Actions:
         roles = {role: role in handle.mac.roles for role in ("device", "controller")}
         return lom_profile(self._authorities, handle.mac.dns_name, **roles)
 
+    def _is_automated(self, how: Enroll) -> bool:
+        return self._defaults.automated if how.automated is None else how.automated
+
+    def _automated(self, how: Enroll) -> StartEnrollment:
+        """As in Setup Assistant. Raises OperatorError."""
+        url = how.url or self._defaults.automated_url()
+        if how.profile is not None or not isinstance(url, str) or not url:
+            raise OperatorError(
+                "Expected the URL of an automated enrollment, found none. Give url, or start the service with --enroll "
+                "URL or --lab."
+            )
+        authority = self._defaults.device_authority()
+        if authority is None:
+            raise OperatorError(
+                "Expected a CA of the identities that sign MachineInfo, found none. Start the service with --device-ca "
+                "FILE or --lab."
+            )
+        return lambda client: client.enroll_automatically(url, authority, awaiting=how.await_configuration)
+
+    def _with_profile(self, how: Enroll) -> StartEnrollment:
+        """With the profile, or from its URL. Raises OperatorError."""
+        source = self._profile_source(how)
+        if isinstance(source, str):
+            return lambda client: client.enroll_at(source)
+
+        async def fetch() -> bytes:
+            return source
+
+        return lambda client: client.enroll(fetch)
+
     def _profile_source(self, how: Enroll) -> str | bytes:
         """The URL of an enrollment profile, or the profile. Raises OperatorError."""
         if how.url is not None and how.profile is not None:
             raise OperatorError("Expected url or profile, found both. Give one of them.")
-        source = how.url or how.profile or self._default_source()
+        source = how.url or how.profile or self._defaults.source()
         if not source:
             raise OperatorError(
                 "Expected url or profile to enroll with, found neither, and the service was started without --enroll "

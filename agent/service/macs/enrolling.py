@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
 from agent.errors import CutShort, PeerError
+from agent.net.mac.client import MDMClient
 from agent.net.timing import Clock, OutOfTime, Stalls, within
 from agent.service.errors import Conflict
 from agent.service.macs.groups import MacHandle
+
+StartEnrollment = Callable[[MDMClient], Coroutine[Any, Any, None]]
+"""Starts the enrollment of a Mac."""
 
 
 class EnrollmentTimedOut(PeerError):
@@ -38,13 +42,12 @@ class Enrollments:
         if running is not None:
             running.cancel()
 
-    async def enroll(self, handle: MacHandle, source: str | bytes, seconds: float) -> None:
-        """Enroll with the profile at a URL, or with this profile. Raises PeerError and Conflict."""
-        udid, client = handle.udid, handle.client
+    async def enroll(self, handle: MacHandle, start: StartEnrollment, seconds: float) -> None:
+        """Enroll as ``start`` does. Raises PeerError and Conflict."""
+        udid = handle.udid
         if udid in self._running:
             raise Conflict(f"Expected a Mac that does not enroll, found that {udid} enrolls now. Wait until it has.")
-        work = client.enroll_at(source) if isinstance(source, str) else client.enroll(_returning(source))
-        await self._run(udid, work, seconds)
+        await self._run(udid, start(handle.client), seconds)
 
     async def resume(self, handle: MacHandle, seconds: float) -> None:
         """Continue an enrollment that another process began. Raises PeerError and Conflict."""
@@ -62,10 +65,3 @@ class Enrollments:
             raise CutShort("the Mac was reset or removed before it was enrolled") from None
         finally:
             del self._running[udid]
-
-
-def _returning(profile: bytes) -> Callable[[], Awaitable[bytes]]:
-    async def fetch() -> bytes:
-        return profile
-
-    return fetch

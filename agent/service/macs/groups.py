@@ -62,7 +62,10 @@ class MacHandle:
 
 
 class Group:
-    """One group. ``first`` and ``first_segment`` are the service's numbers of its first Mac and segment."""
+    """One group. ``first`` and ``first_segment`` are the service's numbers of its first Mac and segment.
+
+    ``indexes``: the Macs of the population that are in this process, whole segments; None: all.
+    """
 
     def __init__(
         self,
@@ -72,13 +75,14 @@ class Group:
         environment: Environment,
         behaviour: FleetBehaviour,
         push: PushBehaviour | None,
+        indexes: range | None = None,
     ) -> None:
         self.first = first
         self.first_segment = first_segment
         self.closed = False
         self.population = population
         self.network: LOMNetwork = environment.network
-        self.fleet = Fleet(population, environment, behaviour)
+        self.fleet = Fleet(population, environment, behaviour, indexes)
         self.push_endpoint: PushEndpoint | None = None
         if push is not None:
             from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint

@@ -52,17 +52,21 @@ class Measurements:
         """Count a part of an operation."""
         self._metrics.stage(name, seconds)
 
+    def snapshot(self) -> dict[str, Any]:
+        """The sums so far, for another process."""
+        return self._metrics.snapshot()
+
+    def row(self) -> dict[str, Any]:
+        """What was counted since the last row, and the present state of the Macs: a row of `agent.measure.live`."""
+        return {
+            **self._gauges(),
+            "macs": dict(Counter(map(state_of, self._macs()))),
+            "operations": self._metrics.take_second(),
+        }
+
     def results(self) -> Results:
         """The sums so far."""
-        from agent.report.results import counted  # not needed to start
-
-        numbers = counted(self._metrics)
-        return Results(
-            seconds=self._reactor.seconds() - self._since,
-            operations=to_builtins(numbers["operations"]),
-            errors=to_builtins(numbers["errors"]),
-            cut_short=to_builtins(numbers["cut_short"]),
-        )
+        return results_of(self._metrics, self._reactor.seconds() - self._since)
 
     def live(self) -> LiveView:
         """The present state. Rates and percentiles are measured from the first call on."""
@@ -86,10 +90,18 @@ class Measurements:
 
     def _second(self) -> None:
         if self._recent is not None:
-            row: dict[str, Any] = {
-                **self._gauges(),
-                "macs": dict(Counter(map(state_of, self._macs()))),
-                "operations": self._metrics.take_second(),
-            }
-            self._recent.add(0, row)
+            self._recent.add(0, self.row())
             self._recent.turn()
+
+
+def results_of(metrics: Metrics, seconds: float) -> Results:
+    """The sums of some metrics."""
+    from agent.report.results import counted  # not needed to start
+
+    numbers = counted(metrics)
+    return Results(
+        seconds=seconds,
+        operations=to_builtins(numbers["operations"]),
+        errors=to_builtins(numbers["errors"]),
+        cut_short=to_builtins(numbers["cut_short"]),
+    )

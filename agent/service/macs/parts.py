@@ -50,6 +50,10 @@ class ServiceSettings:
     model: str | None = None
     enroll: str | bytes | None = None
     """The URL of an enrollment profile, or a profile, for requests that name none."""
+    automated: bool = False
+    """Enroll as in Setup Assistant where a request does not say how."""
+    device_ca: bytes = field(default=b"", repr=False)
+    """The CA of the Macs' own identities with its key, in PEM; empty: that of the lab."""
     lom_network: str = "loopback"
     anchors: tuple[x509.Certificate, ...] = ()
     """CA certificates of servers, beside those of the system."""
@@ -113,8 +117,8 @@ class MacParts:
         """The open connections to servers."""
         return self._contexts.open_connections
 
-    def group(self, population: Population, first: int, first_segment: int) -> Group:
-        """A group that is not open yet. Raises OperatorError."""
+    def group(self, population: Population, first: int, first_segment: int, indexes: range | None = None) -> Group:
+        """A group that is not open yet; ``indexes`` as of Group. Raises OperatorError."""
         settings = self._settings
         environment = Environment(
             reactor=self._reactor,
@@ -136,7 +140,7 @@ class MacParts:
             exchanges=self.exchanges,
             keeper=None if self._state is None else self._state.keeper(first),
         )
-        return Group(first, first_segment, population, environment, self._behaviour, settings.push)
+        return Group(first, first_segment, population, environment, self._behaviour, settings.push, indexes)
 
     def close(self) -> None:
         """Close what the Macs shared, after all groups."""

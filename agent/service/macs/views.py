@@ -11,7 +11,17 @@ from agent.net.mac.client import MDMClient
 from agent.net.mac.fleet.census import state_of
 from agent.profiles.store import InstalledProfile as StoredProfile
 from agent.service.macs.groups import MacHandle
-from agent.service.types import Exchange, InstalledProfile, Mac, MacDetail, MacState, PendingResult, PowerState, Role
+from agent.service.types import (
+    Exchange,
+    InstalledProfile,
+    Mac,
+    MacDetail,
+    MacState,
+    PendingResult,
+    PowerState,
+    Role,
+    User,
+)
 
 _POWER: dict[Power, PowerState] = {
     Power.OFF: "off",
@@ -64,6 +74,7 @@ def mac_detail(
         build_version=mac.build_version,
         topic="" if device.enrollment is None else device.enrollment.topic,
         profiles=[_profile(each) for each in device.profiles],
+        user=_user(device),
         pending=pending,
         last_error=last_error,
         exchanges=exchanges,
@@ -78,6 +89,20 @@ def exchange_view(exchange: HTTPExchange) -> Exchange:
 
 def _state(client: MDMClient) -> MacState:
     return "offline" if not client.online else cast("MacState", state_of(client))
+
+
+def _user(device: Device) -> User | None:
+    user = device.user
+    if user is None:
+        return None
+    account = user.account
+    return User(
+        user_id=account.user_id,
+        short_name=account.short_name,
+        long_name=account.long_name,
+        network=account.network,
+        managed=user.managed,
+    )
 
 
 def _profile(profile: StoredProfile) -> InstalledProfile:

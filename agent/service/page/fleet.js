@@ -55,7 +55,7 @@ function changed(mac, moved = false) {
 export function follow(events) {
   for (const event of events) {
     const mac = macs.get(event.udid);
-    if (event.kind === "added" || event.kind === "reset" || (event.udid && !mac)) stale.add("");
+    if (event.kind === "added" || event.kind === "reset" || event.kind === "worker_lost" || (event.udid && !mac)) stale.add("");
     else if (event.kind === "removed") drop(event.udid);
     else if (mac && CHANGES[event.kind]) {
       macs.set(mac.udid, { ...mac, ...CHANGES[event.kind](mac, event) });

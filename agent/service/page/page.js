@@ -18,6 +18,8 @@ function happened(events) {
   mac.follow(events);
   tables.addEvents(events);
   if (events.some((event) => event.kind === "reset" && !event.udid)) { tables.startAgain(); look(); }
+  const lost = events.find((event) => event.kind === "worker_lost");
+  if (lost) attempt(async () => describe(await api("GET", "v1"))).then(() => say(lost.text, true));
 }
 
 function connection(text, isConnected) {
@@ -40,7 +42,8 @@ function describe(info) {
   hasManualClock = info.clock === "manual";
   element("clock-form").hidden = !hasManualClock;
   if (element("enroll-url").value === labURL) element("enroll-url").value = labURL = info.lab?.enroll_url ?? "";
-  const facts = { Version: info.version, Seed: info.seed, "MDM server": info.lab?.url, APNs: info.apns?.url, "State file": info.state_file };
+  const facts = { Version: info.version, Seed: info.seed, "MDM server": info.lab?.url, APNs: info.apns?.url, "State file": info.state_file,
+    Workers: info.workers > 1 && info.workers, "Lost workers": info.lost_workers.join(" ") };
   element("service").replaceChildren(...Object.entries(facts).filter(([, value]) => value).flatMap(([name, value]) => [make("dt", name), make("dd", value)]));
 }
 

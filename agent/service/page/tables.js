@@ -131,7 +131,7 @@ export function showClock(clock) {
 // Events: the list changes a few times a second, so that it can be read and costs little.
 
 let waiting = [];
-const BAD = new Set(["protocol_error", "enroll_failed", "refused"]);
+const BAD = new Set(["protocol_error", "enroll_failed", "refused", "worker_lost"]);
 
 export function addEvents(events) {
   if (element("events-paused").checked) return;
