@@ -4,11 +4,11 @@
 
 Every Mac enrolls by SCEP with an RSA-2048 key of its own (the CA runs in a process of its own) and signs its messages.
 The phases of a run are an open rate at which every Mac rests between two sessions, and a closed loop, each over kept
-connections, with a command, and with a new connection for each session. Every Mac opens the connection that it keeps in
-a phase before, so that the rows of kept connections have no handshake in them. Between two phases the run is idle; the CPU
-time of all its processes is read there, from the kernel's accounting, and divided by the phase's operations. What the
-idle time costs is measured too, and subtracted. No cache is filled beforehand. An operation that fails ends the
-benchmark.
+connections, with a command, and with a new connection for each session. Every Mac opens the connection that it keeps
+in a phase before, so that the rows of kept connections have no handshake in them. Between two phases the run is idle;
+the CPU time of all its processes is read there, from the kernel's accounting, and divided by the phase's operations.
+What the idle time costs is measured too, and subtracted. No cache is filled beforehand. An operation that fails ends
+the benchmark.
 
 Memory is that of the workers (PSS), for each Mac more in the larger of two fleets: enrolled, connected, and closed
 after three sessions. The floors are measured in the same run: a bare signature, one by a key that was just
