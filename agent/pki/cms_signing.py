@@ -101,8 +101,11 @@ def mdm_signature(
     body: bytes, certificate: x509.Certificate, private_key: PrivateKey, signer: DetachedSigner | None = None
 ) -> str:
     """The value of the ``Mdm-Signature`` header for ``body``: one line of base64."""
-    signer = signer or DetachedSigner(certificate)
-    return base64.b64encode(signer.sign(body, certificate, private_key)).decode("ascii")
+    if signer is None:
+        octets = sign_detached(body, certificate, private_key)
+    else:
+        octets = signer.sign(body, certificate, private_key)
+    return base64.b64encode(octets).decode("ascii")
 
 
 def signed_data(
