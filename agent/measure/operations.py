@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
+from msgspec import Struct
 from twisted.internet.defer import CancelledError
 
 from agent.errors import CutShort
@@ -30,8 +30,7 @@ class Seconds(Protocol):
         """Now, in seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(Struct, frozen=True):
     """One moment on both clocks: ``wall`` in seconds since the epoch, ``ticks`` on the reactor's clock."""
 
     wall: float

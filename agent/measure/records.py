@@ -6,7 +6,9 @@ A record contains no body, key, password or query string, so that neither metric
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from msgspec import Struct, field
 
 from agent.errors import LomAgentError, PeerError
 
@@ -47,8 +49,7 @@ class Failure:
         return cls(type(error).__name__, str(error) or type(error).__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(Struct, frozen=True):
     """One operation of one Mac: it succeeded, failed, or was cut short."""
 
     operation: str

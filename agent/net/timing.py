@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import floor
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -95,6 +96,10 @@ class Alarm:
         self.cancel()
         self._call = self._clock.callLater(max(0.0, seconds), self._expire)
 
+    def set_on_tick(self, seconds: float) -> None:
+        """Expire at a tick of the clock in about ``seconds`` (``until_tick``), instead of at the earlier setting."""
+        self.set(until_tick(self._clock.seconds(), seconds))
+
     def set_at(self, deadline: float | None) -> None:
         """Expire at ``deadline`` (seconds on its clock), or never for None, instead of at the earlier setting."""
         if deadline is None:
@@ -111,6 +116,20 @@ class Alarm:
     def _expire(self) -> None:
         self._call = None
         self._due()
+
+
+TICK_SECONDS = 0.02
+_ROUNDING = 1e-5  # ticks: a timer may fire this much before its tick, because a clock that counts from far away rounds
+
+
+def until_tick(now: float, seconds: float) -> float:
+    """Seconds until the last tick of the clock that is at most ``seconds`` away; at least until the next one.
+
+    What has to be done now and then is done at a tick, so that the process wakes up once for all of it.
+    """
+    ticks = floor(now / TICK_SECONDS + _ROUNDING)
+    last = max(ticks + 1, floor((now + seconds) / TICK_SECONDS + _ROUNDING))
+    return (last - _ROUNDING / 10) * TICK_SECONDS - now
 
 
 async def sleep(clock: Clock, seconds: float) -> None:
@@ -150,7 +169,7 @@ class RunClock:
         return self._wall_clock() - self()
 
 
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.06
 STALL_SECONDS = 0.1  # shorter delays do not count as stalls
 
 ValueT = TypeVar("ValueT")
@@ -189,8 +208,10 @@ class Stalls:
 
     def begin(self) -> None:
         """Start measuring."""
-        self._due = self._clock.seconds() + LOOK_SECONDS
-        self._next_look.set(LOOK_SECONDS)
+        now = self._clock.seconds()
+        wait = until_tick(now, LOOK_SECONDS)
+        self._due = now + wait
+        self._next_look.set(wait)
 
     def stop(self) -> None:
         """Stop measuring."""

@@ -34,6 +34,7 @@ _ECDSA_SHA256 = der.sequence(der.oid("1.2.840.10045.4.3.2"))
 _CONTENT_TYPE = der.sequence(der.oid(CONTENT_TYPE), der.set_of(der.oid(DATA)))
 _MESSAGE_DIGEST = der.oid(MESSAGE_DIGEST)
 _SIGNED_DATA, _DATA = der.oid(SIGNED_DATA), der.oid(DATA)
+_DIGEST_BYTES = hashlib.sha256().digest_size
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _GENERALIZED_FROM = 2050  # RFC 5652, 11.3
 _KNOWN_SIGNERS = 8  # of profiles, by a server; a Mac's identity has its own (`agent.pki.mdm_signatures`)
@@ -48,14 +49,14 @@ def sign_detached(
     certificate: x509.Certificate,
     private_key: PrivateKey,
     chain: Sequence[x509.Certificate] = (),
-    signer: Signer | None = None,
 ) -> bytes:
     """DER SignedData over exactly ``body``, without it; SHA-256 with RSA PKCS#1 v1.5 or ECDSA.
 
-    It includes the signer's certificate and ``chain``; ``signer`` is what ``signer_of`` makes of the certificate.
-    Raises MisuseError for a key of another kind.
+    It includes the signer's certificate and ``chain``. Raises MisuseError for a key of another kind.
     """
-    return _sign(body, signer or signer_of(certificate), private_key, chain, None)
+    attributes = _attributes(body)
+    algorithm, signature = _signature(attributes, private_key)
+    return _signed_data(signer_of(certificate), chain, _SHA256, attributes, algorithm, signature, None)
 
 
 def sign_attached(
@@ -65,14 +66,46 @@ def sign_attached(
     chain: Sequence[x509.Certificate] = (),
 ) -> bytes:
     """Like ``sign_detached``, but with the content: the form of a signed ``.mobileconfig``."""
-    return _sign(content, _known_signer(certificate), private_key, chain, content)
+    attributes = _attributes(content)
+    algorithm, signature = _signature(attributes, private_key)
+    return _signed_data(_known_signer(certificate), chain, _SHA256, attributes, algorithm, signature, content)
+
+
+class DetachedSigner:
+    """Makes what ``sign_detached`` makes, for one certificate without a chain. What never changes is encoded once."""
+
+    __slots__ = ("_before", "_between", "_signer", "_sizes")
+
+    def __init__(self, certificate: x509.Certificate) -> None:
+        self._signer: Signer | None = signer_of(certificate)  # None once its bytes are in _before
+        self._sizes = (0, 0)  # of the attributes and the signature in the messages that begin with _before
+        self._before = self._between = b""
+
+    def sign(self, body: bytes, certificate: x509.Certificate, private_key: PrivateKey) -> bytes:
+        """DER SignedData over exactly ``body``. Raises MisuseError as ``sign_detached``."""
+        attributes = _attributes(body)
+        algorithm, signature = _signature(attributes, private_key)
+        if self._sizes == (len(attributes), len(signature)):
+            return b"".join((self._before, attributes[1:], self._between, signature))
+        signer = self._signer or signer_of(certificate)
+        message = _signed_data(signer, (), _SHA256, attributes, algorithm, signature, None)
+        if algorithm is _RSA:  # all signatures by one key have the same length
+            self._signer = None
+            self._sizes = len(attributes), len(signature)
+            self._between = algorithm + der.encode(der.OCTET_STRING, signature)[: -len(signature)]
+            self._before = message[: 1 - len(attributes) - len(self._between) - len(signature)]
+        return message
 
 
 def mdm_signature(
-    body: bytes, certificate: x509.Certificate, private_key: PrivateKey, signer: Signer | None = None
+    body: bytes, certificate: x509.Certificate, private_key: PrivateKey, signer: DetachedSigner | None = None
 ) -> str:
-    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64. ``signer``: see ``sign_detached``."""
-    return base64.b64encode(sign_detached(body, certificate, private_key, (), signer)).decode("ascii")
+    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64."""
+    if signer is None:
+        octets = sign_detached(body, certificate, private_key)
+    else:
+        octets = signer.sign(body, certificate, private_key)
+    return base64.b64encode(octets).decode("ascii")
 
 
 def signed_data(
@@ -132,27 +165,29 @@ def issuer_and_serial(certificate: x509.Certificate) -> tuple[bytes, bytes]:
     return tbs.take(der.SEQUENCE, "the issuer").encoded, serial
 
 
-def _sign(
-    content: bytes,
-    signer: Signer,
-    private_key: PrivateKey,
-    chain: Sequence[x509.Certificate],
-    inside: bytes | None,
-) -> bytes:
-    attributes = der.set_of(
+def _attributes(content: bytes) -> bytes:
+    """The signed attributes, as the SET OF that is signed: content type, signing time, digest."""
+    return _attributes_until_digest(datetime.now(UTC).replace(microsecond=0)) + hashlib.sha256(content).digest()
+
+
+@lru_cache(1)
+def _attributes_until_digest(second: datetime) -> bytes:
+    """What comes before the digest, which is at their end: the longest attribute is the last one (X.690, 11.6)."""
+    digest = bytes(_DIGEST_BYTES)
+    return der.set_of(
         _CONTENT_TYPE,
-        der.sequence(_SIGNING_TIME, der.encode(der.SET, _now())),
-        der.sequence(
-            _MESSAGE_DIGEST, der.encode(der.SET, der.encode(der.OCTET_STRING, hashlib.sha256(content).digest()))
-        ),
-    )
+        der.sequence(_SIGNING_TIME, der.encode(der.SET, _time(second))),
+        der.sequence(_MESSAGE_DIGEST, der.encode(der.SET, der.encode(der.OCTET_STRING, digest))),
+    )[:-_DIGEST_BYTES]
+
+
+def _signature(attributes: bytes, private_key: PrivateKey) -> tuple[bytes, bytes]:
+    """The algorithm, in DER, and the signature."""
     if isinstance(private_key, rsa.RSAPrivateKey):
-        algorithm, signature = _RSA, private_key.sign(attributes, _PKCS1, _HASH)
-    elif isinstance(private_key, ec.EllipticCurvePrivateKey):
-        algorithm, signature = _ECDSA_SHA256, private_key.sign(attributes, _ECDSA)
-    else:
-        raise MisuseError(f"Expected an RSA or EC key, found a {type(private_key).__name__}.")
-    return _signed_data(signer, chain, _SHA256, attributes, algorithm, signature, inside)
+        return _RSA, private_key.sign(attributes, _PKCS1, _HASH)
+    if isinstance(private_key, ec.EllipticCurvePrivateKey):
+        return _ECDSA_SHA256, private_key.sign(attributes, _ECDSA)
+    raise MisuseError(f"Expected an RSA or EC key, found a {type(private_key).__name__}.")
 
 
 def signer_of(certificate: x509.Certificate) -> Signer:
@@ -166,8 +201,7 @@ def _known_signer(certificate: x509.Certificate) -> Signer:
     return signer_of(certificate)
 
 
-def _now() -> bytes:
-    now = datetime.now(UTC)
+def _time(now: datetime) -> bytes:
     if now.year < _GENERALIZED_FROM:
         return der.encode(_UTC_TIME, f"{now:%y%m%d%H%M%SZ}".encode())
     return der.encode(_GENERALIZED_TIME, f"{now:%Y%m%d%H%M%SZ}".encode())

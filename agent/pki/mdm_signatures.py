@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import count
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from agent.pki.cms_signing import Signer, mdm_signature, signer_of
+from agent.pki.cms_signing import DetachedSigner, mdm_signature
 from agent.pki.identity import Identity
 
 _MOST_OF_A_SECOND = 4096  # signatures, 3 KiB each; far more than a core makes in a second
 _LONGEST_BODY = 1024  # of a message that may come again: Idle has 300 bytes
+_NUMBERS = count()
 _IDLE = b"<string>Idle</string>"  # the report that comes again; results have a CommandUUID
 
 
@@ -32,18 +35,18 @@ class Signatures:
         self._reuse = reuse
         self._clock = clock
         self._second = 0
-        self._of_second: dict[tuple[bytes, bytes], str] = {}  # by certificate and body
+        self._of_second: dict[tuple[int, bytes], str] = {}  # by the signer's number and body
 
     def header(self, body: bytes, identity: Identity) -> str:
         """The value of the header for ``body``."""
         now = self._clock()
         of_mac: _OfMac | None = identity.for_cms
         if of_mac is None:
-            of_mac = identity.for_cms = _OfMac(signer_of(identity.certificate))
+            of_mac = identity.for_cms = _OfMac(identity.certificate)
         if self._reuse and body == of_mac.body and 0.0 <= now - of_mac.signed_at < self._reuse:
             self.reused += 1
             return of_mac.header
-        second, key = int(now), (of_mac.signer[1], body)
+        second, key = int(now), (of_mac.number, body)
         if second != self._second:
             self._second = second
             self._of_second.clear()
@@ -65,10 +68,11 @@ class Signatures:
 class _OfMac:
     """What one Mac's signatures have in common, and the last one that may be used again."""
 
-    __slots__ = ("body", "header", "signed_at", "signer")
+    __slots__ = ("body", "header", "number", "signed_at", "signer")
 
-    def __init__(self, signer: Signer) -> None:
-        self.signer = signer
+    def __init__(self, certificate: x509.Certificate) -> None:
+        self.signer = DetachedSigner(certificate)
+        self.number = next(_NUMBERS)
         self.body = b""
         self.header = ""
         self.signed_at = 0.0

@@ -82,8 +82,12 @@ def _write_container(value: dict[str, Any] | list[Any] | tuple[Any, ...], indent
     lines.append(f"{indent}<{tag}>\n")
     if isinstance(value, dict):
         for key in sorted(value):
+            child = value[key]
             lines.append(f"{inner}<key>{_escaped(key)}</key>\n")
-            _write_xml(value[key], inner, lines)
+            if type(child) is str:  # most are
+                lines.append(f"{inner}<string>{_escaped(child)}</string>\n")
+            else:
+                _write_xml(child, inner, lines)
     else:
         for child in value:
             _write_xml(child, inner, lines)

@@ -14,7 +14,7 @@ from agent.device.commands import carry_out
 from agent.device.commands.settings import apply_settings
 from agent.device.ddm.status import NoStatus, status_value
 from agent.device.facts.applications import installed_applications
-from agent.device.facts.information import QUERIES, device_information, security_information
+from agent.device.facts.information import QUERIES, _plan, device_information, security_information
 from agent.device.facts.supported import DEVICE_CHANNEL, USER_CHANNEL
 from agent.device.mac import Device
 from agent.device.names import local_host_name_of
@@ -181,3 +181,10 @@ def test_apps_change_with_macos() -> None:
 def test_values_do_not_depend_on_the_order_of_the_queries() -> None:
     mac = device()
     assert asked(mac, *QUERIES) == asked(mac, *reversed(QUERIES))
+
+
+def test_long_list_of_queries_is_answered_and_not_kept() -> None:
+    of, queries = device(), ["SerialNumber", "UDID"] * 60
+    _plan.cache_clear()
+    assert asked(of, *queries) == asked(of, "SerialNumber", "UDID")
+    assert _plan.cache_info().currsize == 1

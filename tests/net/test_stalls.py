@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from agent.errors import PeerError
 from agent.net.http.connection import AnswerTimeout, HTTPConnection
 from agent.net.http.http1 import Origin
-from agent.net.timing import OutOfTime, Stalls, within
+from agent.net.timing import LOOK_SECONDS, OutOfTime, Stalls, within
 from agent.net.transport.errors import ConnectTimeout, HandshakeTimeout
 from agent.net.transport.stream import State, Timeouts, TLSStream
 from agent.net.transport.tls import TLSContexts
@@ -54,7 +54,7 @@ def test_stalls_are_told_of_and_those_of_another_loop_extend_the_limit() -> None
     other.begin()
     limited.stand_still(1.5)
     limited.run(0.1)
-    assert told == [pytest.approx(1.45)]
+    assert told == [pytest.approx(1.5 - LOOK_SECONDS)]
     limited.stalls.elsewhere += told[0]
     limited.run(1.7)
     assert limited.outcomes == []

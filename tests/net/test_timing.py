@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from agent.net.timing import Alarm
+from agent.net.timing import TICK_SECONDS, Alarm, until_tick
 
 STEPS = st.one_of(
     st.tuples(st.just("set"), st.integers(-3, 9)),
@@ -59,3 +60,13 @@ def test_alarm_can_be_set_again_by_its_callback() -> None:
     clock.pump([1.0] * 9)
     assert went_off == [1.0, 3.0, 5.0]
     assert not alarm.is_set
+
+
+@pytest.mark.parametrize("now", [0.0, 0.0199, 0.02, 12345.6789, 2e6 + 0.0399])
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 0.04, 0.05, 0.2])
+def test_ticks_of_all_timers_coincide(now: float, seconds: float) -> None:
+    wait = until_tick(now, seconds)
+    ticks = (now + wait) / TICK_SECONDS
+    assert ticks == pytest.approx(round(ticks), abs=1e-4)
+    assert 0.0 < wait <= max(seconds, TICK_SECONDS) + 1e-6
+    assert wait > seconds - TICK_SECONDS

@@ -394,3 +394,22 @@ def test_legacy_digests_are_accepted_only_if_allowed(files: Path, digest: str) -
 def test_openssls_rsa_pss_is_refused(files: Path) -> None:
     with pytest.raises(cms.CMSError, match="RSA-PSS"):
         cms.verify_detached(openssl_sign(files, "-keyopt", "rsa_padding_mode:pss"), BODY)
+
+
+@both
+def test_repeated_signer_makes_the_same_message(mac: Identity) -> None:
+    """Openly built and from the bytes that were encoded before, for attributes of both lengths."""
+    signer = cms_signing.DetachedSigner(mac.certificate)
+    for body in (BODY, b"", b"another", BODY):
+        found = signer.sign(body, mac.certificate, mac.key)
+        assert cms.verify_detached(found, body) == mac.certificate
+        assert asn1_cms.ContentInfo.load(found, strict=True).dump(force=True) == found
+
+
+def test_repeated_signer_takes_another_length_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    signer = cms_signing.DetachedSigner(RSA.certificate)
+    for year in (2049, 2049, 2050, 2050, 2049):
+        moment = datetime(year, 6, 1, tzinfo=UTC)
+        monkeypatch.setattr(cms_signing, "datetime", SimpleNamespace(now=lambda _zone, moment=moment: moment))
+        expected = cms_signing.sign_detached(BODY, RSA.certificate, RSA.key)
+        assert signer.sign(BODY, RSA.certificate, RSA.key) == expected

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from agent.device.facts.supported import DEVICE_CHANNEL, USER_CHANNEL, answer_keys, query_exists, query_right
 from agent.device.mac import Device
@@ -18,6 +19,9 @@ from agent.mdm.access_rights import AccessRights
 from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY
 
 Value = Callable[[Device], Any]
+
+_KEPT_PLANS = 64  # of different lists of queries, each for a release and a channel
+_LONGEST_PLAN = 100  # queries of one that is kept
 
 _LAST_SCAN = datetime(2025, 1, 1, tzinfo=UTC).replace(tzinfo=None)  # plist dates are UTC without a time zone
 
@@ -110,20 +114,39 @@ QUERIES: Mapping[str, Value] = {
 
 def device_information(device: Device, queries: Iterable[str], channel: str = DEVICE_CHANNEL) -> dict[str, Any]:
     """The values of the requested keys that this Mac has on ``channel`` and that the enrollment allows."""
-    release, automated = device.mac.os_version, device.settings.automated
+    known = tuple(key for key in queries if key in QUERIES)
+    plan = _plan if len(known) <= _LONGEST_PLAN else _plan.__wrapped__
     answers: dict[str, Any] = {}
-    for key in queries:
-        value = QUERIES.get(key)
-        if value is None or not query_exists(key, release, channel, automated=automated):
-            continue
-        right = query_right(key)
+    for key, value, right, shown in plan(known, device.mac.os_version, channel, automated=device.settings.automated):
         found = value(device) if right is None or device.allows(right) else None
         if isinstance(found, dict):  # a server can set keys that are not in the schema; they are not shown
-            known = answer_keys("DeviceInformation", f"QueryResponses/{key}", release, channel)
-            found = {name: each for name, each in found.items() if name in known}
+            found = {name: each for name, each in found.items() if name in shown}
         if found is not None:
             answers[key] = found
     return answers
+
+
+class _Query(NamedTuple):
+    """A key, its value, the right that it needs, and the keys of its value where that is a dictionary."""
+
+    key: str
+    value: Value
+    right: AccessRights | None
+    shown: frozenset[str]
+
+
+@lru_cache(maxsize=_KEPT_PLANS)
+def _plan(queries: tuple[str, ...], release: str, channel: str, *, automated: bool) -> tuple[_Query, ...]:
+    """Those of ``queries`` that exist; kept, because a server asks all Macs for the same ones."""
+    return tuple(
+        _Query(key, QUERIES[key], query_right(key), _shown(key, release, channel))
+        for key in queries
+        if query_exists(key, release, channel, automated=automated)
+    )
+
+
+def _shown(key: str, release: str, channel: str) -> frozenset[str]:
+    return answer_keys("DeviceInformation", f"QueryResponses/{key}", release, channel)
 
 
 def security_information(device: Device, channel: str = DEVICE_CHANNEL) -> dict[str, Any]:

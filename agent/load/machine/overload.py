@@ -26,9 +26,9 @@ from agent.load.machine.cpu_waits import CPUWaits, cpu_waits
 from agent.measure.latencies import Latencies
 from agent.measure.pauses import Pauses
 from agent.measure.timeline import BUSY_SHARE, LAG_BOUND_MS
-from agent.net.timing import Clock, DelayedCall, after_pending
+from agent.net.timing import TICK_SECONDS, Clock, DelayedCall, after_pending, until_tick
 
-LOOK_SECONDS = 0.02
+LOOK_SECONDS = TICK_SECONDS
 ROW_SECONDS = 1.0  # the shortest time over which a share of a core is measured
 
 
@@ -174,8 +174,9 @@ class LoopMonitor:
         self._look_again(now)
 
     def _look_again(self, now: float) -> None:
-        self._due = now + LOOK_SECONDS
-        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+        wait = until_tick(now, LOOK_SECONDS)
+        self._due = now + wait
+        self._timer = self._clock.callLater(wait, self._look)
 
     def _observe(self) -> None:
         """Count a stall that is not counted yet, so that it belongs to the phase in which it happened."""

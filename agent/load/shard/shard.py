@@ -45,7 +45,7 @@ from agent.load.shard.phases import ShardPhases
 from agent.load.shard.plan import ShardPlan, ShardResult, decode_plan, encode
 from agent.load.shard.state import ShardState, open_state
 from agent.net.mac.fleet.census import Census, state_of
-from agent.net.timing import DelayedCall
+from agent.net.timing import Alarm, DelayedCall
 from agent.processes import peak_kib
 from agent.push.counts import merge_push_counts
 from agent.push.reasons import OwnCause
@@ -54,7 +54,7 @@ from agent.sqlite_file import NotWritten
 
 SNAPSHOT_SECONDS = 5
 SETTLE_LOOK_SECONDS = 0.1
-IDLE_CHECK_SECONDS = 0.05
+IDLE_CHECK_SECONDS = 0.04  # two ticks
 
 
 class ShardEnd(NamedTuple):
@@ -92,8 +92,7 @@ class Shard:
         self._due: list[tuple[DelayedCall, Callable[[], object]]] = []  # what happens at a date of the run's clock
         self._monitor = LoopMonitor(reactor)
         self._phases = ShardPhases(self._monitor, self._send, self._phase_finished, self._defect)
-        self._idle_loop = LoopingCall(self._make_idle)
-        self._idle_loop.clock = reactor
+        self._idle_check = Alarm(reactor, self._make_idle)
         self._lost: str | None = None
         self._parts: ShardParts | None = None
         self._census: Census | None = None
@@ -156,7 +155,7 @@ class Shard:
         await keys_made_ahead(self._reactor, self._parts.keys, self._finished)
         self._census = Census(self._parts.fleet, self._reactor)
         self._census.begin()
-        self._idle_loop.start(IDLE_CHECK_SECONDS, now=False).addErrback(self._defect)
+        self._idle_check.set_on_tick(IDLE_CHECK_SECONDS)
         state = self._state
         self._send(Ready() if state is None else Ready(state.lost, state.measured))
         await self._finished
@@ -175,8 +174,7 @@ class Shard:
             self._tell_second(1)
             self._seconds.stop()
         self._monitor.stop()
-        if self._idle_loop.running:
-            self._idle_loop.stop()
+        self._idle_check.cancel()
         parts = self._parts
         if parts is not None:
             try:
@@ -350,8 +348,13 @@ class Shard:
         self._seconds.start(1.0, now=False).addErrback(self._defect)
 
     def _make_idle(self) -> None:
+        self._idle_check.set_on_tick(IDLE_CHECK_SECONDS)
         if self._parts is not None:
-            self._parts.make_idle()
+            try:
+                self._parts.make_idle()
+            except Exception:  # noqa: BLE001  # a defect, which ends the run
+                self._idle_check.cancel()
+                self._defect(Failure())
 
     def _tell_second(self, passed: int) -> None:
         """Report a second. If the loop was blocked for several, the last one gets the operations of all of them."""

@@ -320,10 +320,9 @@ class HTTPConnection:
             return
         if http2 is not None and stream.state is State.OPEN:
             http2.leave()
-            octets = http2.take()
-            if octets:
-                stream.write(octets)  # may end the stream, which has no more callbacks for us
-        stream.close()
+            stream.close(http2.take())
+        else:
+            stream.close()
 
     def _let_go(self) -> TLSStream | None:
         """Detach the stream, stop the timer, and keep the TLS session for the next connection."""
@@ -340,7 +339,7 @@ class HTTPConnection:
     def _keep_session(self, stream: TLSStream) -> None:
         """Keep the TLS session of a connection that ends."""
         if self._resumption is not None and isinstance(stream.tls, SSL.Connection):
-            self._resumption.keep(stream.tls, self._binding, stream.peer_name)
+            self._resumption.keep(stream.tls, self._binding, stream.peer_name, stream.check)
 
     def _finish(self) -> Caller | None:
         self._answer_due = None
@@ -360,6 +359,8 @@ class HTTPConnection:
         stream = self._stream
         if stream is not None and (not response.keep_alive or (self._http2 is None and stream.unsent)):
             self._close_stream()  # RFC 9112, 9.5: so does a response before the whole request was sent
+        elif stream is not None and not self._used and self._identity is not None:
+            let_go_of_identity(stream.tls, self._identity)  # of a connection that is kept
         self._used = True
         caller = self._finish()
         if caller is not None:
@@ -387,8 +388,6 @@ class HTTPConnection:
         self._count_and_time()
         self._resolver.prefer(self._origin.host, self._addresses[0])
         if self._stream is not None:
-            if self._identity is not None:
-                let_go_of_identity(self._stream.tls, self._identity)
             self._agree_on_version(self._stream.tls)
         self._send()
 

@@ -164,7 +164,11 @@ class ResponseReader:
         """
         if self._whole():
             raise MisuseError("bytes for a response that is whole")
-        self.started = True
+        if not self.started:
+            self.started = True
+            response = self._whole_in(octets)
+            if response is not None:
+                return response
         self._buffer += octets
         while self._step():
             pass
@@ -173,6 +177,20 @@ class ResponseReader:
         if self._buffer:
             self._keep_alive = False
         return self._response()
+
+    def _whole_in(self, octets: bytes) -> Response | None:
+        """The response if it is exactly these bytes, as most are, without a copy of them. Raises ResponseMalformed."""
+        end = octets.find(b"\r\n\r\n")
+        if not 0 <= end <= KEPT_HEAD_BYTES:
+            return None
+        head = _kept_head(octets[:end])
+        length = len(octets) - end - 4
+        if head.status < 200 or head.stage not in (_Stage.LENGTH, _Stage.DONE) or head.length != length:
+            return None
+        if length > self._max_body:
+            return None
+        self._stage = _Stage.DONE
+        return Response(head.status, head.headers, octets[end + 4 :], head.keep_alive)
 
     def closed(self) -> Response:
         """The server closed the connection. Raises ResponseMalformed unless that is what ends the response."""

@@ -38,6 +38,7 @@ from agent.net.http.http2_frames import (
     frame,
     goaway,
     header_frames,
+    increment_of,
     numbers,
     rst_stream,
     settings,
@@ -244,6 +245,11 @@ class HTTP2Client:
             self._data(flags, stream, octets, at, stop)
         elif kind == HEADERS:
             self._headers(flags, stream, octets, at, stop)
+        elif kind == WINDOW_UPDATE:
+            self._count()
+            if stream:
+                self._check_opened(stream)
+            self._sender.window_update(stream, increment_of(octets, at, stop))
         elif kind == CONTINUATION:
             self._continuation(flags, octets[at:stop])
         else:
@@ -367,10 +373,7 @@ class HTTP2Client:
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         self._count()
-        if kind == WINDOW_UPDATE:
-            self._check_opened(stream or self._stream)
-            self._sender.window_update(stream, payload)
-        elif kind == RST_STREAM:
+        if kind == RST_STREAM:
             self._rst_stream(stream, payload)
         elif kind == PUSH_PROMISE:
             raise HTTP2Malformed("PUSH_PROMISE, although push is off")

@@ -69,9 +69,10 @@ def _headers(fields: list[tuple[bytes, bytes]]) -> dict[str, str]:
     """With repeated fields joined by commas, as in a Response."""
     headers: dict[str, str] = {}
     repeated: dict[str, list[str]] = {}
+    suspect = _NOT_OF_VALUES.search(b"".join([value for _, value in fields]))
     for name, value in fields:
         key = _kept_name(name) if len(name) <= _MAX_KEPT_NAME_BYTES else _name(name)
-        if _NOT_OF_VALUES.search(value):
+        if suspect and _NOT_OF_VALUES.search(value):
             raise HTTP2Malformed(f"the value of the header {key[:80]} has a line end or a NUL")
         text = value.decode("latin-1").strip(" \t")
         if key in headers:

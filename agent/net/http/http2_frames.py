@@ -124,8 +124,22 @@ def numbers(payload: bytes, count: int, what: str) -> tuple[int, ...]:
     """The ``count`` numbers of 32 bits in a frame; only GOAWAY may have more bytes. Raises HTTP2Malformed."""
     size = count * _UINT32.size
     if len(payload) < size or (len(payload) > size and what != "GOAWAY"):
-        raise HTTP2Malformed(f"expected {what} of {size} bytes, found {len(payload)}", ErrorCode.FRAME_SIZE_ERROR)
+        raise _wrong_size(what, size, len(payload))
     return tuple(_UINT32.unpack_from(payload, each * _UINT32.size)[0] for each in range(count))
+
+
+def increment_of(octets: bytes, at: int, stop: int) -> int:
+    """The increment in the payload of a WINDOW_UPDATE: ``octets`` from ``at`` to ``stop``. Raises HTTP2Malformed."""
+    if stop - at != _UINT32.size:
+        raise _wrong_size("WINDOW_UPDATE", _UINT32.size, stop - at)
+    increment: int = _UINT32.unpack_from(octets, at)[0] & MAX_WINDOW
+    if not increment:
+        raise HTTP2Malformed("a WINDOW_UPDATE of 0 bytes")
+    return increment
+
+
+def _wrong_size(what: str, expected: int, found: int) -> HTTP2Malformed:
+    return HTTP2Malformed(f"expected {what} of {expected} bytes, found {found}", ErrorCode.FRAME_SIZE_ERROR)
 
 
 def unpadded(flags: int, octets: bytes, at: int, stop: int) -> tuple[int, int]:

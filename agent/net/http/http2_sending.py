@@ -11,7 +11,6 @@ from agent.net.http.http2_frames import (
     ErrorCode,
     HTTP2Malformed,
     frame,
-    numbers,
 )
 
 _NOTHING = memoryview(b"")
@@ -65,16 +64,14 @@ class BodySender:
         self._initial = size
         self._send()
 
-    def window_update(self, stream: int, payload: bytes) -> None:
+    def window_update(self, stream: int, increment: int) -> None:
         """WINDOW_UPDATE of the connection or a stream. Raises HTTP2Malformed."""
-        increment = numbers(payload, 1, "WINDOW_UPDATE")[0] & MAX_WINDOW
-        if not increment:
-            raise HTTP2Malformed("a WINDOW_UPDATE of 0 bytes")
         if not stream:
             self._window = _within(self._window + increment)
         elif stream == self._stream:
             self._stream_window = _within(self._stream_window + increment)
-        self._send()
+        if self._rest:
+            self._send()
 
     def _send(self) -> None:
         """As many DATA frames as the windows allow."""

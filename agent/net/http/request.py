@@ -42,9 +42,15 @@ class RequestHead:
         }
         self._block = _field_block(pseudo | dict(headers))
 
-    def request(self, body: bytes | None = None, headers: Mapping[str, str] = _NO_HEADERS) -> Request:
-        """A request with additional ``headers``; without a body if ``body`` is None. Raises MisuseError."""
-        _check(headers)
+    def request(
+        self, body: bytes | None = None, headers: Mapping[str, str] = _NO_HEADERS, *, valid: bool = False
+    ) -> Request:
+        """A request with additional ``headers``; without a body if ``body`` is None. Raises MisuseError.
+
+        ``valid``: the headers have only characters that headers may have, and are not checked.
+        """
+        if not valid:
+            _check(headers)
         return Request(self, body, headers)
 
     def http1(self, body: bytes | None, headers: Mapping[str, str]) -> bytes:

@@ -56,19 +56,15 @@ class Resumption:
             return check
         if not offer_session(tls, kept.session):
             return check
-        offered = ResumedCheck(check, tls, kept.name)
+        offered = ResumedCheck(check, tls, kept.name, kept.until)
         tls.set_app_data(offered)
         return offered
 
-    def keep(self, tls: SSL.Connection, binding: bytes, name: str) -> None:
-        """Keep the session of this connection, which has ended; ``name`` is its verified peer."""
+    def keep(self, tls: SSL.Connection, binding: bytes, name: str, check: object) -> None:
+        """Keep the session of this connection, which has ended; ``name`` is its peer, which ``check`` verified."""
         session = keep_session(tls)
-        try:
-            certificate = peer_certificate(tls)
-        except CertificateError:  # the peer was not verified, so its validity is unknown
-            return
-        if session is not None and certificate is not None:
-            until = certificate.not_valid_after_utc.timestamp()
+        until = check.until if isinstance(check, ResumedCheck) and check.resumed else _last_moment(tls)
+        if session is not None and until is not None:
             self._kept = _Kept(binding, tls.get_context(), session, name, until)
 
     def forget(self) -> None:
@@ -77,14 +73,18 @@ class Resumption:
 
 
 class ResumedCheck:
-    """The check of a connection that offers a session; ``check`` applies if the server sends a certificate."""
+    """The check of a connection that offers a session; ``check`` applies if the server sends a certificate.
 
-    __slots__ = ("_asked", "_check", "_name", "_tls")
+    ``until`` is when the certificate of the session's peer expires, in seconds since the epoch.
+    """
 
-    def __init__(self, check: Check, tls: SSL.Connection, name: str) -> None:
+    __slots__ = ("_asked", "_check", "_name", "_tls", "until")
+
+    def __init__(self, check: Check, tls: SSL.Connection, name: str, until: float) -> None:
         self._check = check
         self._tls = tls
         self._name = name
+        self.until = until
         self._asked = False
 
     def __call__(self, connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
@@ -106,6 +106,15 @@ class ResumedCheck:
     def name(self) -> str:
         """The peer's name on the connection that issued the session, or as verified now."""
         return self._name if self.resumed else self._check.name
+
+
+def _last_moment(tls: SSL.Connection) -> float | None:
+    """When the certificate of the peer expires; None where none can be read, so that its validity is unknown."""
+    try:
+        certificate = peer_certificate(tls)
+    except CertificateError:
+        return None
+    return None if certificate is None else certificate.not_valid_after_utc.timestamp()
 
 
 def binding_of(

@@ -44,6 +44,7 @@ from agent.net.transport.tls import Check, forget_errors
 from agent.pki.verify import PeerRejected
 
 _BYTES_A_TURN = 256 * 1024  # written per turn of the reactor, so that its other descriptors are served, too
+_CORK = getattr(socket, "TCP_CORK", None)  # Linux, tcp(7): what is written leaves with the end of the connection
 _IP_BIND_ADDRESS_NO_PORT = 24  # Linux, ip(7): the port is chosen when the peer is known; Python names it from 3.12
 _RECEIVE_BYTES = 65536  # more than one TLS record (16 KiB), so that OpenSSL keeps no rest of one
 
@@ -158,8 +159,14 @@ class TLSStream:
         if not self._writing:
             self._flush()
 
-    def close(self) -> None:
-        """Close with close_notify. Bytes that are still unsent are dropped."""
+    def close(self, last: bytes = b"") -> None:
+        """Write ``last`` and close with close_notify, in one segment. Bytes that are still unsent are dropped."""
+        if self.state is State.OPEN:
+            if _CORK is not None:
+                with contextlib.suppress(OSError):
+                    self._socket.setsockopt(socket.IPPROTO_TCP, _CORK, 1)
+            if last:
+                self.write(last)  # may end the stream
         if self.state is State.OPEN:
             self._notify_close()
         self._release()
@@ -228,8 +235,11 @@ class TLSStream:
         """The socket can be read."""
         if self.state is State.CONNECTING:
             self._finish_connect()
+            return
         if self.state is State.HANDSHAKING:
             self._shake_hands()
+            if self.connected_at is not None:
+                return  # a client asks first; a server may find the request behind the client's handshake
         if self.state is State.OPEN:
             self._receive()
 

@@ -284,12 +284,12 @@ def test_resumed_peer_without_certificate_keeps_its_identity(
 ) -> None:
     tls = SSL.Connection(SSL.Context(SSL.TLS_METHOD))
     inner = PeerCheck(server_judge(HOST))
-    offered = ResumedCheck(inner, tls, HOST)
+    offered = ResumedCheck(inner, tls, HOST, 0.0)
     with pytest.raises(PeerRejected):  # OpenSSL knows of no resumed session
         _ = offered.name
     monkeypatch.setattr("agent.net.http.resumption.was_resumed", lambda _tls: True)
     assert (offered.name, offered.resumed, offered.rejected) == (HOST, True, None)
-    shown = ResumedCheck(Unchecked("shown"), tls, HOST)
+    shown = ResumedCheck(Unchecked("shown"), tls, HOST, 0.0)
     assert shown(tls, None, 0, 0, 1)  # type: ignore[arg-type]
     assert (shown.name, shown.resumed) == ("shown", False)
 

@@ -27,7 +27,7 @@ class Census:
 
     def begin(self) -> None:
         """Count repeatedly."""
-        self._alarm.set(PAUSE_SECONDS)
+        self._alarm.set_on_tick(PAUSE_SECONDS)
 
     def stop(self) -> None:
         """Stop, after a last count of all Macs at once."""
@@ -45,7 +45,7 @@ class Census:
             self.macs = dict(self._counting)
             self._counting.clear()
             self._rest = iter(self._fleet.made())
-        self._alarm.set(PAUSE_SECONDS if len(part) == SLICE else 10 * PAUSE_SECONDS)
+        self._alarm.set_on_tick(PAUSE_SECONDS if len(part) == SLICE else 10 * PAUSE_SECONDS)
 
 
 def state_of(client: MDMClient) -> str:

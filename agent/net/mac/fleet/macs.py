@@ -172,7 +172,7 @@ class Fleet:
     def keep_within_memory(self) -> None:
         """Make quiet Macs idle that are beyond the fleet's ``memory``, the more the more there are.
 
-        Called every 50 ms: they are never more than those that end a session in a second, or a few hundred.
+        Called every 40 ms: they are never more than those that end a session in a second, or a few hundred.
         """
         most = max(MADE_IDLE_AT_ONCE, (len(self._idle_store.active) - self._most_active) // CALLS_A_SECOND)
         self.make_idle(most, max(LOOKS_AT_ONCE, 2 * most))

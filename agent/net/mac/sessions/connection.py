@@ -134,7 +134,7 @@ def report_request(
 ) -> tuple[Origin, Request]:
     """A report's origin and request, with Mdm-Signature for SignMessage. Raises OperatorError for a bad URL."""
     origin, head = _head(url, agent)
-    return origin, head.request(body, signature_headers(enrollment, body, signatures))
+    return origin, head.request(body, signature_headers(enrollment, body, signatures), valid=True)  # base64
 
 
 @lru_cache(_KEPT_HEADS)
