@@ -75,8 +75,6 @@ ALLOWED = {
     "plists.lenient_xml: buffer_text": _EXPAT,
     "measure.exchanges: last_number": _CONTROL,
     "measure.latencies: max_value": "hdrhistogram reads it",
-    "net.apns.connection: local_settings": "h2 reads it",
-    "net.apns.connection: max_header_list_size": "hpack reads it",
     "net.apns.gateway: __call__": _PROTOCOL,
     "net.http.connection: handshakes_full": _TESTS,
     "net.transport.listener: logPrefix": _TWISTED,
