@@ -26,6 +26,8 @@ ALLOWED = {
     "cli.lom.commands: lom_identity": _LAZY,
     "cli.scenarios.options: format_options": _CLICK_HOOK,
     "cli.serve.command: serve": _LAZY,
+    "lab.web.http2: open_inbound_streams": _TWISTED,
+    "lab.web.http2: open_outbound_streams": _TWISTED,
     "load.machine.turns: doIteration": _TWISTED,
     "load.machine.turns: logPrefix": _TWISTED,
     "net.http.server: noisy": _TWISTED,

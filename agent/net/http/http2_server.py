@@ -93,13 +93,13 @@ class _Stream:
 
 
 class HTTP2Server:
-    """The connection. ``streams`` is how many may be in progress, ``list_bytes`` the longest list of fields."""
+    """The connection. ``most`` is how many requests may be in progress, ``list_bytes`` the longest list of fields."""
 
-    def __init__(self, owner: Owner, streams: int, list_bytes: int) -> None:
+    def __init__(self, owner: Owner, most: int, list_bytes: int) -> None:
         self.max_outbound_frame_size = MAX_FRAME_BYTES  # the least that a client takes (RFC 9113, 4.2)
         self.outbound_flow_control_window = INITIAL_WINDOW
         self._owner = owner
-        self._most = streams
+        self._most = most
         self._list_bytes = list_bytes
         self._out: list[bytes] = []
         self._buffer: bytes | bytearray = b""
@@ -114,6 +114,16 @@ class HTTP2Server:
         self._block: bytearray | None = None  # a header section that continues
         self._block_stream, self._block_ends = 0, False
         self._shrink_table = False
+
+    @property
+    def streams(self) -> int:
+        """How many requests are in progress."""
+        return len(self._streams)
+
+    def is_open(self, stream: int) -> bool:
+        """Whether an answer can be sent on a stream."""
+        found = self._streams.get(stream)
+        return found is not None and found.sending
 
     def start(self) -> None:
         """Send SETTINGS."""
