@@ -82,6 +82,8 @@ WORST_CASES: dict[str, tuple[WorstCase, ...]] = {
     "http2_fields._NAME": (octets(b"", b"a", b" "),),
     "http2_fields._NOT_OF_VALUES": (octets(b"", b"a"),),
     "http2_fields._STATUS": (octets(b"", b"1"),),
+    "http2_requests._NAME": (octets(b"", b"a", b" "),),
+    "http2_requests._NOT_OF_VALUES": (octets(b"", b"a"),),
     "http1._LENGTH": (octets(b"", b"1"), octets(b"", b"1", b" ")),
     "http1._STATUS_LINE": (octets(b"HTTP/1.1 200 ", b" ", b"\0"), octets(b"HTTP/1.1 200 ", b"a", b"\n")),
     "http1._VISIBLE": (pumped("", "a", " "),),

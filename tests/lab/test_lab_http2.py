@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+
+import h2.connection
+import h2.events
+import h2.settings
 import pytest
 from conftest import RunInReactor
 from stack import stack
 from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
 
 from agent import plists
 from agent.lab.mdm.core import Lab
@@ -68,5 +75,78 @@ def test_defects_that_show_when_a_connection_breaks_are_of_http_1_1(run_in_react
         assert connection.http_version == "HTTP/1.1"
         connection.close()
         await server.close()
+
+    run_in_reactor(scenario())
+
+
+class Browser:
+    """An HTTP/2 client by the h2 library, without a certificate; it takes ``window`` bytes of a response at a time."""
+
+    def __init__(self, server: LabServer, window: int) -> None:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols(["h2"])
+        host, _, port = server.url.removeprefix("https://").partition(":")
+        self.socket = context.wrap_socket(socket.create_connection((host, int(port)), timeout=60))
+        self.h2 = h2.connection.H2Connection()
+        self.h2.local_settings = h2.settings.Settings(
+            initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
+        )
+        self.h2.initiate_connection()
+        self.bodies: dict[int, bytes] = {}
+        self.ended: dict[int, int] = {}  # the code by stream; 0 is the connection
+        self.statuses: dict[int, str] = {}
+
+    def ask(self, path: str, **more: str) -> int:
+        """Send a request; its stream."""
+        stream = self.h2.get_next_available_stream_id()
+        fields = [(":method", "GET"), (":scheme", "https"), (":authority", "lab"), (":path", path), *more.items()]
+        self.h2.send_headers(stream, fields, end_stream=True)
+        self.flush()
+        return stream
+
+    def flush(self, octets: bytes = b"") -> None:
+        """Send what there is."""
+        self.socket.sendall(self.h2.data_to_send() + octets)
+
+    def until_ended(self, count: int) -> None:
+        """Read until so many streams, or the connection, have ended."""
+        while len(self.ended) < count and 0 not in self.ended:
+            for event in self.h2.receive_data(self.socket.recv(65_536)):
+                if isinstance(event, h2.events.ResponseReceived):
+                    self.statuses[event.stream_id] = dict(event.headers)[b":status"].decode()
+                elif isinstance(event, h2.events.DataReceived):
+                    self.bodies[event.stream_id] = self.bodies.get(event.stream_id, b"") + event.data
+                    self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                elif isinstance(event, h2.events.StreamEnded):
+                    self.ended[event.stream_id] = 0
+                elif isinstance(event, h2.events.ConnectionTerminated):
+                    self.ended[0] = event.error_code
+            self.flush()
+
+
+def browsed(server: LabServer) -> None:
+    """Responses in small pieces and side by side, a request that is reset, and a frame that is not allowed."""
+    browser = Browser(server, 1000)
+    streams = [browser.ask("/enroll") for _ in range(8)]
+    browser.until_ended(8)
+    assert browser.statuses == dict.fromkeys(streams, "200")
+    assert all(b"PayloadContent" in browser.bodies[stream] for stream in streams)
+    assert len(set(browser.bodies.values())) == 8  # each has an identity of its own
+    reset = browser.ask("/enroll")
+    browser.h2.reset_stream(reset)
+    last = browser.ask("/checkin")
+    browser.until_ended(9)
+    assert browser.statuses[last] == "405"
+    browser.flush(b"\0\0\4\x08\0\0\0\0\0" + bytes(4))  # WINDOW_UPDATE of 0 bytes
+    browser.until_ended(10)
+    assert browser.ended[0] == 1
+    browser.socket.close()
+
+
+def test_another_client_of_http2(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            await deferToThread(browsed, running.server)
 
     run_in_reactor(scenario())

@@ -9,6 +9,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from agent.lab.mdm.core import Lab
+from agent.lab.web.http2 import use_own_core
 from agent.net.http.server import BoundedRequest, BoundedSite, connection_of
 from agent.pki.certificates import CertificateError, peer_certificate
 
@@ -21,7 +22,18 @@ def lab_site(root: Any, lab: Lab) -> BoundedSite:
     """The site of the lab."""
     if _RESET in lab.defects:
         return ResetSite(root, lab)
-    return BoundedSite(root) if lab.defects.isdisjoint((_UNENROLLS, _HALF)) else BreakingSite(root, lab)
+    return LabSite(root) if lab.defects.isdisjoint((_UNENROLLS, _HALF)) else BreakingSite(root, lab)
+
+
+class LabSite(BoundedSite):
+    """The lab's site: it speaks HTTP/2 by the program's own core."""
+
+    def buildProtocol(self, address: Any) -> Any:
+        """The protocol of a new connection."""
+        base: Any = super()
+        protocol = base.buildProtocol(address)
+        use_own_core(protocol)
+        return protocol
 
 
 class BreakingSite(BoundedSite):
@@ -56,7 +68,7 @@ class BreakingSite(BoundedSite):
             _forget_peer(self._lab, channel)
 
 
-class ResetSite(BoundedSite):
+class ResetSite(LabSite):
     """The lab's site, which forgets a Mac whose request over HTTP/2 was reset before its end."""
 
     def __init__(self, root: Any, lab: Lab) -> None:

@@ -6,13 +6,13 @@ the connection only those that the new window lets through.
 
 from __future__ import annotations
 
-from h2.connection import H2Connection
+from agent.net.http.http2_server import HTTP2Server
 
 
 class WaitingBodies:
     """Sends bodies on ``connection`` as far as flow control allows; the caller takes the bytes from the connection."""
 
-    def __init__(self, connection: H2Connection) -> None:
+    def __init__(self, connection: HTTP2Server) -> None:
         self._h2 = connection
         self._bodies: dict[int, bytes] = {}  # the rest of each, by stream
         self._blocked: dict[int, None] = {}  # streams that wait for the connection's window, the oldest first

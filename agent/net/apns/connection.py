@@ -11,26 +11,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.errors import ErrorCodes
-from h2.events import (
-    ConnectionTerminated,
-    DataReceived,
-    Event,
-    RemoteSettingsChanged,
-    RequestReceived,
-    StreamEnded,
-    StreamReset,
-    WindowUpdated,
-)
-from h2.exceptions import H2Error
-from h2.settings import SettingCodes, Settings
 from OpenSSL import SSL
 
 from agent.errors import PeerError
 from agent.net.apns.bodies import WaitingBodies
-from agent.net.apns.frames import FrameCutter, FrameSizeError
+from agent.net.http.http2_frames import ErrorCode, HTTP2Malformed
+from agent.net.http.http2_server import HTTP2Server
 from agent.net.timing import Alarm, Reactor
 from agent.net.transport.stream import State, TLSStream
 from agent.push.broker import Answer, Broken, PushOutcome, Reply
@@ -118,9 +104,8 @@ class ProviderConnection:
         self._owner = owner
         self._stream: TLSStream | None = None
         self._tls: SSL.Connection | None = None
-        self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        self._h2 = HTTP2Server(self, MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST_BYTES)
         self._provider = Provider()
-        self._cutter = FrameCutter()
         self._incoming: dict[int, _Incoming] = {}
         self._outstanding: set[int] = set()  # streams whose request the router has not answered
         self._bodies = WaitingBodies(self._h2)
@@ -176,15 +161,7 @@ class ProviderConnection:
             self._close()
             return
         self._provider = self._owner.identify(self._tls)
-        self._h2.local_settings = Settings(
-            client=False,
-            initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: MAX_CONCURRENT_STREAMS,
-                SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADER_LIST_BYTES,
-            },
-        )
-        self._h2.decoder.max_header_list_size = MAX_HEADER_LIST_BYTES
-        self._h2.initiate_connection()
+        self._h2.start()
         self._idle_since = self._reactor.seconds()
         self._look_alarm.set(self._limits.look)
         self._flush()
@@ -213,64 +190,31 @@ class ProviderConnection:
     def _read(self, octets: bytes) -> bool:
         """Process frame after frame; returns whether the connection stays open."""
         try:
-            for piece in self._cutter.pieces(octets):
-                self._frames += 1
-                if self._frames > self._limits.frames:  # CVE-2019-9512 and others: frames that do nothing
-                    self._give_up(ErrorCodes.ENHANCE_YOUR_CALM)
-                    break
-                for event in self._events(piece):
-                    self._happened(event)
-                if self._leaving or self._stream is None:
-                    break
-        except FrameSizeError:
-            self._give_up(ErrorCodes.FRAME_SIZE_ERROR)
+            self._h2.receive(octets)
+        except HTTP2Malformed as error:
+            self._give_up(error.code)
         return not self._leaving
 
-    def _events(self, piece: bytes) -> list[Event]:
-        try:
-            return self._h2.receive_data(piece)
-        except H2Error:  # of the provider; h2 has written the GOAWAY
-            self._leaving = True
-            return []
-
-    def _give_up(self, error: ErrorCodes) -> None:
+    def _give_up(self, error: ErrorCode) -> None:
         """End the connection with a GOAWAY of this error."""
-        self._h2.close_connection(error, last_stream_id=self._last_processed)
+        self._h2.close(error, self._last_processed)
         self._leaving = True
 
-    def _happened(self, event: Event) -> None:
-        match event:  # h2 answers the others (PING, SETTINGS, PRIORITY, …) by itself
-            case RequestReceived(stream_id=int(stream_id), headers=headers):
-                fields = [(_text(name), _text(value)) for name, value in headers or ()]
-                self._incoming[stream_id] = _Incoming(fields, self._reactor.seconds())
-            case DataReceived(stream_id=int(stream_id), data=data, flow_controlled_length=int(length)):
-                self._h2.acknowledge_received_data(length, stream_id)
-                self._take(stream_id, data or b"")
-            case StreamEnded(stream_id=int(stream_id)):
-                self._surplus.pop(stream_id, None)
-                if stream_id in self._incoming:
-                    self._route(stream_id)
-            case StreamReset(stream_id=int(stream_id)):
-                self._incoming.pop(stream_id, None)
-                self._outstanding.discard(stream_id)
-                self._bodies.drop(stream_id)
-                self._surplus.pop(stream_id, None)
-                self._resets += 1
-                if self._resets > self._limits.resets:  # CVE-2023-44487
-                    self._give_up(ErrorCodes.ENHANCE_YOUR_CALM)
-            case WindowUpdated(stream_id=int(stream_id)):
-                self._bodies.window_updated(stream_id)
-            case RemoteSettingsChanged(changed_settings=changed):
-                self._settings += 1
-                window = changed.get(SettingCodes.INITIAL_WINDOW_SIZE)
-                if self._settings > self._limits.settings:  # CVE-2019-9515
-                    self._give_up(ErrorCodes.ENHANCE_YOUR_CALM)
-                elif window is not None and window.new_value > (window.original_value or 0):
-                    self._bodies.windows_grew()
-            case ConnectionTerminated():
-                self._leaving = True  # h2 sends nothing after it, not even outstanding answers
+    # What the HTTP/2 connection calls.
 
-    def _take(self, stream_id: int, octets: bytes) -> None:
+    def frame_came(self) -> bool:
+        """Count a frame; whether the connection goes on."""
+        self._frames += 1
+        if self._frames > self._limits.frames and not self._leaving:  # CVE-2019-9512 and others
+            self._give_up(ErrorCode.ENHANCE_YOUR_CALM)
+        return not self._leaving and self._stream is not None
+
+    def requested(self, stream_id: int, fields: list[tuple[bytes, bytes]]) -> None:
+        """A request begins."""
+        texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
+        self._incoming[stream_id] = _Incoming(texts, self._reactor.seconds())
+
+    def body_came(self, stream_id: int, octets: bytes) -> None:
         """Part of a body. One that is too long is answered at once, and up to _MAX_SURPLUS_BYTES of it are dropped."""
         incoming = self._incoming.get(stream_id)
         if incoming is not None:
@@ -283,7 +227,39 @@ class ProviderConnection:
             if self._surplus[stream_id] > _MAX_SURPLUS_BYTES:
                 del self._surplus[stream_id]
                 self._bodies.drop(stream_id)
-                self._h2.reset_stream(stream_id, ErrorCodes.NO_ERROR)  # RFC 9113, 8.1
+                self._h2.reset_stream(stream_id, ErrorCode.NO_ERROR)  # RFC 9113, 8.1
+
+    def request_ended(self, stream_id: int) -> None:
+        """A request is complete."""
+        self._surplus.pop(stream_id, None)
+        if stream_id in self._incoming:
+            self._route(stream_id)
+
+    def stream_reset(self, stream_id: int) -> None:
+        """A request needs no answer any more."""
+        self._incoming.pop(stream_id, None)
+        self._outstanding.discard(stream_id)
+        self._bodies.drop(stream_id)
+        self._surplus.pop(stream_id, None)
+        self._resets += 1
+        if self._resets > self._limits.resets:  # CVE-2023-44487
+            self._give_up(ErrorCode.ENHANCE_YOUR_CALM)
+
+    def window_opened(self, stream_id: int) -> None:
+        """The provider takes more."""
+        self._bodies.window_updated(stream_id)
+
+    def settings_came(self, *, wider: bool) -> None:
+        """The provider's SETTINGS."""
+        self._settings += 1
+        if self._settings > self._limits.settings:  # CVE-2019-9515
+            self._give_up(ErrorCode.ENHANCE_YOUR_CALM)
+        elif wider:
+            self._bodies.windows_grew()
+
+    def client_leaves(self) -> None:
+        """The provider's GOAWAY: nothing is sent after it, not even outstanding answers."""
+        self._leaving = True
 
     def _refuse(self, stream_id: int, reason: Reason) -> None:
         """Answer an incomplete request."""
@@ -323,7 +299,7 @@ class ProviderConnection:
             self._flush()
             return
         document = json.dumps({"reason": self._draining.word}).encode()
-        self._h2.close_connection(ErrorCodes.NO_ERROR, document, last_stream_id=self._last_processed)
+        self._h2.close(ErrorCode.NO_ERROR, self._last_processed, document)
         self._leave()
 
     def _respond(self, stream_id: int, answer: Answer) -> None:
@@ -353,7 +329,7 @@ class ProviderConnection:
         stream = self._stream
         if stream is None or stream.state is not State.OPEN:
             return
-        octets = self._h2.data_to_send()
+        octets = self._h2.take()
         if octets:
             stream.write(octets)
         if stream.unsent_bytes > self._limits.unsent:
@@ -389,7 +365,3 @@ class ProviderConnection:
     def _disarm(self) -> None:
         for alarm in (self._look_alarm, self._linger_alarm, self._flush_alarm):
             alarm.cancel()
-
-
-def _text(octets: bytes | str) -> str:
-    return octets if isinstance(octets, str) else octets.decode("latin-1")

@@ -1,11 +1,13 @@
 """HPACK without a dynamic table: we announce SETTINGS_HEADER_TABLE_SIZE 0, and index nothing ourselves.
 
 So each field block stands alone and decodes to the same fields on every connection. Decoding takes time in proportion
-to the length of the block, and every size in a block is bounded. Source: RFC 7541.
+to the length of the block, and every size in a block is bounded. A server cannot do so, because a client may use the
+table before it knows our SETTINGS: it has a `Decoder`. Source: RFC 7541.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -13,6 +15,9 @@ from agent.errors import PeerError
 
 MAX_FIELDS = 256  # of one block, as the header lines of HTTP/1.1
 EMPTY_TABLE = b"\x20"  # RFC 7541, 6.3: the size of the dynamic table becomes 0
+
+TABLE_BYTES = 4096  # RFC 9113, 6.5.2: SETTINGS_HEADER_TABLE_SIZE as it is initially
+ENTRY_BYTES = 32  # RFC 7541, 4.1: what an entry of the table, or a field of a list, counts beside its texts
 
 _MAX_INTEGER_BYTES = 4  # after the prefix; more than any index or length here needs
 _MAX_SIZE_UPDATES = 2  # RFC 7541, 4.2
@@ -80,6 +85,79 @@ def decode(block: bytes) -> list[tuple[bytes, bytes]]:
     except IndexError:
         raise BlockMalformed("a field block ends within a field") from None
     return fields
+
+
+class BlockTooLong(BlockMalformed):
+    """The fields of a block are longer than their limit."""
+
+
+class Decoder:
+    """Decodes the field blocks of one connection, with a dynamic table of at most TABLE_BYTES."""
+
+    __slots__ = ("_entries", "_limit", "_size")
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[bytes, bytes]] = deque()  # the newest first
+        self._size = 0
+        self._limit = TABLE_BYTES
+
+    def decode(self, block: bytes, most: int) -> list[tuple[bytes, bytes]]:
+        """The fields of a block, in order. Raises BlockMalformed, and BlockTooLong above ``most`` bytes of fields.
+
+        After either the table is not that of the peer any more.
+        """
+        fields: list[tuple[bytes, bytes]] = []
+        at, end, size = 0, len(block), 0
+        try:
+            while at < end:
+                first = block[at]
+                if first & 0x80:
+                    index, at = _integer(block, at, 0x7F)
+                    field = self._field(index)
+                elif first & 0xE0 == 0x20:
+                    limit, at = _integer(block, at, 0x1F)
+                    if fields or limit > TABLE_BYTES:
+                        raise BlockMalformed(f"expected a dynamic table of at most {TABLE_BYTES} bytes, found {limit}")
+                    self._limit = limit
+                    self._evict(0)
+                    continue
+                else:
+                    index, at = _integer(block, at, 0x3F if first & 0x40 else 0x0F)
+                    if index:
+                        name = self._field(index)[0]
+                    else:
+                        name, at = _string(block, at)
+                    value, at = _string(block, at)
+                    field = (name, value)
+                    if first & 0x40:
+                        self._add(field)
+                fields.append(field)
+                size += len(field[0]) + len(field[1]) + ENTRY_BYTES
+                if size > most:
+                    raise BlockTooLong(f"the fields of a block have more than {most} bytes")
+        except IndexError:
+            raise BlockMalformed("a field block ends within a field") from None
+        return fields
+
+    def _field(self, index: int) -> tuple[bytes, bytes]:
+        entry = index - len(_STATIC) - 1
+        if entry < 0:
+            return _static(index)
+        if entry >= len(self._entries):
+            raise BlockMalformed(f"expected an index of the table, found {index}")
+        return self._entries[entry]
+
+    def _add(self, field: tuple[bytes, bytes]) -> None:
+        size = len(field[0]) + len(field[1]) + ENTRY_BYTES
+        self._evict(size)
+        if size <= self._limit:  # RFC 7541, 4.4: a longer one empties the table
+            self._entries.appendleft(field)
+            self._size += size
+
+    def _evict(self, room: int) -> None:
+        while self._entries and self._size + room > self._limit:
+            name, value = self._entries.pop()
+            self._size -= len(name) + len(value) + ENTRY_BYTES
 
 
 def encode(fields: Iterable[tuple[bytes, bytes]]) -> bytes:

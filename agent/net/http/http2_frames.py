@@ -1,4 +1,4 @@
-"""The frames of HTTP/2 that a client sends, and the numbers in them. Source: RFC 9113, 4, 6 and 7."""
+"""The frames of HTTP/2 that we send, and the numbers in those of the peer. Source: RFC 9113, 4, 6 and 7."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Setting(IntEnum):
     MAX_CONCURRENT_STREAMS = 3
     INITIAL_WINDOW_SIZE = 4
     MAX_FRAME_SIZE = 5
+    MAX_HEADER_LIST_SIZE = 6
 
 
 class ErrorCode(IntEnum):

@@ -21,7 +21,6 @@ from twisted.internet.task import Clock
 
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.apns.connection import ALPN, GatewayLimits, ProviderConnection
-from agent.net.apns.frames import MAX_FRAME_BYTES, FrameCutter, FrameSizeError
 from agent.net.apns.router import PushRouter
 from agent.net.timing import RunClock
 from agent.net.transport.stream import State
@@ -104,38 +103,6 @@ def test_frames_of_closed_streams_keep_the_connection(
             assert found == dict.fromkeys(answered, "403" if provider is None else "200")
 
     run_in_reactor(scenario())
-
-
-# Where frames end
-
-
-@given(st.lists(st.integers(0, 40), max_size=12), st.data())
-def test_frames_are_read_from_any_pieces(lengths: list[int], draw: st.DataObject) -> None:
-    frames = [b"P" * 24, *(frame(6, 0, bytes(length)) for length in lengths)]
-    octets = b"".join(frames)
-    ends = set(itertools.accumulate(map(len, frames)))
-    cuts = sorted(draw.draw(st.sets(st.integers(0, len(octets)))) | {0, len(octets)})
-    cutter, at = FrameCutter(), 0
-    for begin, end in itertools.pairwise(cuts):
-        for piece in cutter.pieces(octets[begin:end]):
-            assert piece == octets[at : at + len(piece)]
-            assert not any(at < each < at + len(piece) for each in ends)  # never two frames in one
-            at += len(piece)
-    assert at == len(octets)
-
-
-@given(st.integers(MAX_FRAME_BYTES + 1, (1 << 24) - 1), st.integers(1, 9))
-def test_too_long_frame_is_refused_at_its_header(length: int, step: int) -> None:
-    octets = b"P" * 24 + frame(6, 0) + length.to_bytes(3, "big")
-    cutter, passed = FrameCutter(), []
-
-    def feed() -> None:
-        for at in range(0, len(octets), step):
-            passed.extend(cutter.pieces(octets[at : at + step]))
-
-    with pytest.raises(FrameSizeError):
-        feed()
-    assert octets.startswith(b"".join(passed))
 
 
 # What a frame costs
