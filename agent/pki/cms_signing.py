@@ -48,14 +48,12 @@ def sign_detached(
     certificate: x509.Certificate,
     private_key: PrivateKey,
     chain: Sequence[x509.Certificate] = (),
-    signer: Signer | None = None,
 ) -> bytes:
     """DER SignedData over exactly ``body``, without it; SHA-256 with RSA PKCS#1 v1.5 or ECDSA.
 
-    It includes the signer's certificate and ``chain``; ``signer`` is what ``signer_of`` makes of the certificate.
-    Raises MisuseError for a key of another kind.
+    It includes the signer's certificate and ``chain``. Raises MisuseError for a key of another kind.
     """
-    return _sign(body, signer or signer_of(certificate), private_key, chain, None)
+    return _sign(body, signer_of(certificate), private_key, chain, None)
 
 
 def sign_attached(
@@ -68,11 +66,9 @@ def sign_attached(
     return _sign(content, _known_signer(certificate), private_key, chain, content)
 
 
-def mdm_signature(
-    body: bytes, certificate: x509.Certificate, private_key: PrivateKey, signer: Signer | None = None
-) -> str:
-    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64. ``signer``: see ``sign_detached``."""
-    return base64.b64encode(sign_detached(body, certificate, private_key, (), signer)).decode("ascii")
+def mdm_signature(body: bytes, signer: Signer, private_key: PrivateKey) -> str:
+    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64. Raises as ``sign_detached``."""
+    return base64.b64encode(_sign(body, signer, private_key, (), None)).decode("ascii")
 
 
 def signed_data(
@@ -155,10 +151,11 @@ def _sign(
     return _signed_data(signer, chain, _SHA256, attributes, algorithm, signature, inside)
 
 
-def signer_of(certificate: x509.Certificate) -> Signer:
-    """The signer's identifier and its certificate, in DER."""
+def signer_of(certificate: x509.Certificate, octets: bytes = b"") -> Signer:
+    """The signer's identifier and its certificate, in DER, which is ``octets`` if the caller has it."""
     issuer, serial = issuer_and_serial(certificate)
-    return der.sequence(issuer, der.encode(der.INTEGER, serial)), certificate.public_bytes(Encoding.DER)
+    identifier = der.sequence(issuer, der.encode(der.INTEGER, serial))
+    return identifier, octets or certificate.public_bytes(Encoding.DER)
 
 
 @lru_cache(_KNOWN_SIGNERS)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from agent.pki.certificates import own_certificate
 from agent.pki.cms_signing import Signer, mdm_signature, signer_of
 from agent.pki.identity import Identity
 
@@ -39,7 +40,8 @@ class Signatures:
         now = self._clock()
         of_mac: _OfMac | None = identity.for_cms
         if of_mac is None:
-            of_mac = identity.for_cms = _OfMac(signer_of(identity.certificate))
+            certificate = own_certificate(identity.certificate_octets)  # not kept: later signatures need its DER alone
+            of_mac = identity.for_cms = _OfMac(signer_of(certificate, identity.certificate_octets))
         if self._reuse and body == of_mac.body and 0.0 <= now - of_mac.signed_at < self._reuse:
             self.reused += 1
             return of_mac.header
@@ -51,7 +53,7 @@ class Signatures:
         if header is not None:
             self.reused += 1
             return header
-        header = mdm_signature(body, identity.certificate, identity.key, of_mac.signer)
+        header = mdm_signature(body, of_mac.signer, identity.key)
         self.made += 1
         if len(body) > _LONGEST_BODY:
             return header

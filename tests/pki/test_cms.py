@@ -101,7 +101,7 @@ def test_attached_signature_returns_the_content(mac: Identity) -> None:
 @both
 @pytest.mark.parametrize("body", [b"", BODY])
 def test_the_mdm_signature_is_one_line_of_base64(mac: Identity, body: bytes) -> None:
-    header = cms_signing.mdm_signature(body, mac.certificate, mac.key)
+    header = cms_signing.mdm_signature(body, cms_signing.signer_of(mac.certificate), mac.key)
     assert header.isascii()
     assert not set(header) & set(" \r\n")
     assert cms.mdm_signature_signer(header, body) == mac.certificate
@@ -248,7 +248,7 @@ def test_enveloped_data_is_refused_as_signature() -> None:
     ids=["folded", "stray", "short", "not ascii", "empty"],
 )
 def test_mdm_signature_that_is_not_base64_is_refused(spoil) -> None:  # type: ignore[no-untyped-def]
-    header = cms_signing.mdm_signature(BODY, EC.certificate, EC.key)
+    header = cms_signing.mdm_signature(BODY, cms_signing.signer_of(EC.certificate), EC.key)
     with pytest.raises(cms.CMSError):
         cms.mdm_signature_signer(spoil(header), BODY)
 

@@ -59,3 +59,13 @@ def test_each_identity_and_body_has_its_own_signature() -> None:
     for identity in (RSA, other):
         for body in (IDLE, IDLE + b" "):
             assert mdm_signature_signer(signatures.header(body, identity), body) == identity.certificate
+
+
+def test_identity_keeps_its_certificate_as_bytes_that_its_signatures_share() -> None:
+    issued = CA.issue("mac", CLIENT_USAGE, key=rsa.generate_private_key(65537, 2048))
+    assert issued.certificate.extensions
+    identity = Identity(issued.certificate, issued.key)
+    for reuse in (0.0, 300.0):
+        Signatures(reuse).header(IDLE, identity)
+    assert identity._certificate is None  # with every part read it is five times as large
+    assert identity.for_cms.signer[1] is identity.octets[0]

@@ -169,6 +169,11 @@ class Fleet:
         index = self.population.index_of_name(dns_name)
         return None if index is None or index not in self else self[index]
 
+    @property
+    def active(self) -> int:
+        """How many Macs keep their state, beside those that keep nothing but their connection."""
+        return len(self._idle_store.active)
+
     def keep_within_memory(self) -> None:
         """Make quiet Macs idle that are beyond the fleet's ``memory``, the more the more there are.
 
