@@ -43,31 +43,25 @@ Signer = tuple[bytes, bytes]
 _PKCS1, _HASH, _ECDSA = padding.PKCS1v15(), hashes.SHA256(), ec.ECDSA(hashes.SHA256())
 
 
-def sign_detached(
-    body: bytes,
-    certificate: x509.Certificate,
-    private_key: PrivateKey,
-    chain: Sequence[x509.Certificate] = (),
-) -> bytes:
-    """DER SignedData over exactly ``body``, without it; SHA-256 with RSA PKCS#1 v1.5 or ECDSA.
-
-    It includes the signer's certificate and ``chain``. Raises MisuseError for a key of another kind.
-    """
-    return _sign(body, signer_of(certificate), private_key, chain, None)
-
-
 def sign_attached(
     content: bytes,
     certificate: x509.Certificate,
     private_key: PrivateKey,
     chain: Sequence[x509.Certificate] = (),
 ) -> bytes:
-    """Like ``sign_detached``, but with the content: the form of a signed ``.mobileconfig``."""
+    """DER SignedData with ``content``, the signer's certificate and ``chain``: the form of a signed ``.mobileconfig``.
+
+    SHA-256 with RSA PKCS#1 v1.5 or ECDSA. Raises MisuseError for a key of another kind.
+    """
     return _sign(content, _known_signer(certificate), private_key, chain, content)
 
 
 def mdm_signature(body: bytes, signer: Signer, private_key: PrivateKey) -> str:
-    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64. Raises as ``sign_detached``."""
+    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64.
+
+    It is DER SignedData over exactly ``body``, without it, but with the signer's certificate; otherwise as
+    ``sign_attached``.
+    """
     return base64.b64encode(_sign(body, signer, private_key, (), None)).decode("ascii")
 
 

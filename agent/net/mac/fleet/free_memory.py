@@ -10,26 +10,29 @@ from collections.abc import Callable
 
 from agent.processes import return_free_memory
 
-_LEAST = 128  # connections and active Macs that are gone: some 5 MiB
-_SHARE = 8  # or this part of the most there ever were: what is free already is visited again, 2 µs a connection
+LOOKS = 80  # between two calls: four seconds
+LEAST = 64  # connections and active Macs that are gone: 2 MiB
 
 
 class FreeMemory:
-    """``give_back`` returns free memory. Its time grows with what is free, so it is called after a fall alone.
+    """``give_back`` returns free memory. It visits all that is free, some 2 µs for each closed connection, even again.
 
-    A server that closes each connection makes free as much as the next ones take: that is not returned.
+    So it is called once in LOOKS, and only after a fall: what a server that closes each connection makes free, the next
+    ones take.
     """
 
     def __init__(self, give_back: Callable[[], object] = return_free_memory) -> None:
         self._give_back = give_back
-        self._most = 0  # since the last call
-        self._most_ever = 0
+        self._most = 0  # in use since the last call
+        self._looks = 0
 
     def look(self, in_use: int) -> None:
-        """``in_use`` is how many connections are open and Macs active now."""
-        if in_use > self._most:
-            self._most = in_use
-            self._most_ever = max(self._most_ever, in_use)
-        elif self._most - in_use >= max(_LEAST, self._most_ever // _SHARE):
+        """``in_use`` is how many connections are open and Macs active now; called every 50 ms."""
+        self._most = max(self._most, in_use)
+        self._looks += 1
+        if self._looks < LOOKS:
+            return
+        self._looks = 0
+        if self._most - in_use >= LEAST:
             self._most = in_use
             self._give_back()

@@ -6,28 +6,35 @@ from pathlib import Path
 
 import pytest
 
-from agent.net.mac.fleet.free_memory import FreeMemory
+from agent.net.mac.fleet.free_memory import LOOKS, FreeMemory
 from agent.processes import return_free_memory
 
-CASES = [  # connections and active Macs at each look, how often memory is given back
-    ([0, 50, 100, 0], 0),  # a small fleet
+CASES = [  # connections and active Macs, each for as long as lies between two calls; how often memory is given back
+    ([0, 50, 0], 0),  # a small fleet
     ([500, 480, 500, 470, 500], 0),  # connections that are closed and opened again
-    ([500, 373], 0),
-    ([500, 372], 1),
-    ([500, 372, 245, 244], 2),  # each after as many again
-    ([8000, 7001, 7000, 6500, 6000, 5500], 2),  # an eighth of the most there were
-    ([8000, 0, 300, 100, 500, 0], 1),
-    ([200, 0, 200, 0], 2),
+    ([500, 437], 0),
+    ([500, 436], 1),
+    ([500, 436, 373, 372, 372], 2),  # each after as many again
+    ([8000, 0, 0, 300, 0], 2),
 ]
 
 
-@pytest.mark.parametrize(("looks", "given_back"), CASES)
-def test_memory_is_given_back_after_a_fall(looks: list[int], given_back: int) -> None:
+@pytest.mark.parametrize(("numbers", "given_back"), CASES)
+def test_memory_is_given_back_after_a_fall(numbers: list[int], given_back: int) -> None:
     calls: list[None] = []
     memory = FreeMemory(lambda: calls.append(None))
-    for in_use in looks:
-        memory.look(in_use)
+    for in_use in numbers:
+        for _ in range(LOOKS):
+            memory.look(in_use)
     assert len(calls) == given_back
+
+
+def test_memory_is_not_given_back_more_often_than_its_visit_is_worth() -> None:
+    calls: list[None] = []
+    memory = FreeMemory(lambda: calls.append(None))
+    for in_use in range(LOOKS * 100, 0, -100):
+        memory.look(in_use)
+    assert len(calls) == 1
 
 
 def resident_kib() -> int:
