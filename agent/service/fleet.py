@@ -439,9 +439,8 @@ class FleetService:
         self._records.exchanged(exchange)
 
     def _make_idle(self) -> None:
-        for group in self.groups:
-            group.fleet.make_idle()
-        self._free_memory.look(self.parts.connections + sum(group.fleet.active for group in self.groups))
+        made_idle = sum(group.fleet.make_idle() for group in self.groups)
+        self._free_memory.look(self.parts.closed_connections, made_idle)
 
 
 def _defect(failure: Failure) -> None:

@@ -202,8 +202,8 @@ class ShardParts:
 
     def make_idle(self) -> None:
         """Serialise the Macs that are beyond the memory, and give free memory back; called every 50 ms."""
-        self.fleet.keep_within_memory()
-        self._free_memory.look(self.connections + self.fleet.active)
+        made_idle = self.fleet.keep_within_memory()
+        self._free_memory.look(self._contexts.closed_connections, made_idle)
 
     def flush(self) -> None:
         """Flush the trace to the operating system; called every second."""

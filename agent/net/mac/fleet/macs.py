@@ -169,18 +169,13 @@ class Fleet:
         index = self.population.index_of_name(dns_name)
         return None if index is None or index not in self else self[index]
 
-    @property
-    def active(self) -> int:
-        """How many Macs keep their state, beside those that keep nothing but their connection."""
-        return len(self._idle_store.active)
-
-    def keep_within_memory(self) -> None:
-        """Make quiet Macs idle that are beyond the fleet's ``memory``, the more the more there are.
+    def keep_within_memory(self) -> int:
+        """Make quiet Macs idle that are beyond the fleet's ``memory``, the more the more there are; returns how many.
 
         Called every 50 ms: they are never more than those that end a session in a second, or a few hundred.
         """
         most = max(MADE_IDLE_AT_ONCE, (len(self._idle_store.active) - self._most_active) // CALLS_A_SECOND)
-        self.make_idle(most, max(LOOKS_AT_ONCE, 2 * most))
+        return self.make_idle(most, max(LOOKS_AT_ONCE, 2 * most))
 
     def make_idle(self, most: int = MADE_IDLE_AT_ONCE, looks: int = LOOKS_AT_ONCE) -> int:
         """Make quiet Macs idle that are beyond the fleet's ``memory``; returns how many.

@@ -1,4 +1,4 @@
-"""Free memory is given back after a fall in what is in use, and not while as much is taken as is freed."""
+"""Free memory is given back after connections were closed or Macs made idle, at a bounded cost."""
 
 from __future__ import annotations
 
@@ -6,35 +6,43 @@ from pathlib import Path
 
 import pytest
 
-from agent.net.mac.fleet.free_memory import LOOKS, FreeMemory
+from agent.net.mac.fleet.free_memory import LEAST, LOOKS, FreeMemory
 from agent.processes import return_free_memory
 
-CASES = [  # connections and active Macs, each for as long as lies between two calls; how often memory is given back
-    ([0, 50, 0], 0),  # a small fleet
-    ([500, 480, 500, 470, 500], 0),  # connections that are closed and opened again
-    ([500, 437], 0),
-    ([500, 436], 1),
-    ([500, 436, 373, 372, 372], 2),  # each after as many again
-    ([8000, 0, 0, 300, 0], 2),
+CASES = [  # connections closed and Macs made idle before each moment at which it may be given back; how often it is
+    ([(0, 0)], 0),
+    ([(LEAST - 1, 0)], 0),
+    ([(LEAST, 0), (0, 0)], 1),
+    ([(0, LEAST), (0, 0)], 1),
+    ([(LEAST - 2, 1), (1, 0), (LEAST - 1, 0)], 1),
+    ([(LEAST, 0), (LEAST, LEAST)], 2),
 ]
 
 
-@pytest.mark.parametrize(("numbers", "given_back"), CASES)
-def test_memory_is_given_back_after_a_fall(numbers: list[int], given_back: int) -> None:
+@pytest.mark.parametrize(("moments", "given_back"), CASES)
+def test_memory_is_given_back_once_enough_is_free(moments: list[tuple[int, int]], given_back: int) -> None:
     calls: list[None] = []
-    memory = FreeMemory(lambda: calls.append(None))
-    for in_use in numbers:
-        for _ in range(LOOKS):
-            memory.look(in_use)
+    memory, closed = FreeMemory(lambda: calls.append(None), lambda: 0.0), 0
+    for more, made_idle in moments:
+        closed += more
+        memory.look(closed, made_idle)
+        for _ in range(LOOKS - 1):
+            memory.look(closed, 0)
     assert len(calls) == given_back
 
 
-def test_memory_is_not_given_back_more_often_than_its_visit_is_worth() -> None:
-    calls: list[None] = []
-    memory = FreeMemory(lambda: calls.append(None))
-    for in_use in range(LOOKS * 100, 0, -100):
-        memory.look(in_use)
-    assert len(calls) == 1
+@pytest.mark.parametrize(("seconds", "looks"), [(0.001, LOOKS), (0.02, LOOKS), (0.1, 400)])
+def test_call_that_takes_longer_is_made_less_often(seconds: float, looks: int) -> None:
+    now, calls = [0.0], []
+
+    def give_back() -> None:
+        now[0] += seconds
+        calls.append(number)
+
+    memory = FreeMemory(give_back, lambda: now[0])
+    for number in range(2000):
+        memory.look(LEAST * number, 0)
+    assert calls[1] - calls[0] == looks
 
 
 def resident_kib() -> int:
