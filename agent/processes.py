@@ -164,3 +164,17 @@ def cpu_seconds() -> float:
         return sum(os.times()[:4])
     usages: list[Any] = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return float(sum(usage.ru_utime + usage.ru_stime for usage in usages))
+
+
+def return_free_memory() -> bool:
+    """Return the free pages of the C library's heap to the system; false where the library cannot.
+
+    Source: malloc_trim(3), of glibc. jemalloc and others return memory by themselves.
+    """
+    import ctypes  # imported for the first call: a fast start
+
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, TypeError, AttributeError):
+        return False
+    return bool(trim(0))

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 from OpenSSL import SSL, crypto
 
 from agent.errors import PeerError
@@ -52,12 +52,13 @@ class CertificateError(PeerError):
     kind = "certificate"
 
 
-def read_certificate(octets: bytes) -> x509.Certificate:
+def read_certificate(octets: bytes, *, cached: bool = True) -> x509.Certificate:
     """One certificate in DER, with every part parsed. Raises CertificateError.
 
-    Equal bytes return the same object while they are in the cache: all Macs of a fleet have the same few CAs.
+    Equal bytes return the same object while they are in the cache: all Macs of a fleet have the same few CAs. Without
+    ``cached`` it is not put there: that of one Mac does not come again.
     """
-    if len(octets) <= _LONGEST_CACHED:
+    if cached and len(octets) <= _LONGEST_CACHED:
         return _cached(bytes(octets))
     if len(octets) > MAX_BYTES:
         raise CertificateError(f"expected a certificate of at most {MAX_BYTES:,} bytes, found {len(octets):,}")
@@ -95,7 +96,7 @@ def read_pkcs12(
     return (
         key,
         None if certificate is None else _fully_parsed(certificate),
-        tuple(_fully_parsed(other) for other in others),
+        tuple(read_certificate(other.public_bytes(Encoding.DER)) for other in others),
     )
 
 

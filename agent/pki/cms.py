@@ -117,12 +117,12 @@ def open_signed(data: bytes, *, absent: bytes | None = None, legacy: Digests = (
     return _verify(message, content, legacy)
 
 
-def certificates_in(data: bytes) -> tuple[x509.Certificate, ...]:
+def certificates_in(data: bytes, *, cached: bool = True) -> tuple[x509.Certificate, ...]:
     """The certificates of a SignedData, in its order, also where it has no signers. Nothing is verified.
 
-    Raises CMSError.
+    ``cached`` is as in ``read_certificate``. Raises CMSError.
     """
-    return _read(data).certificates
+    return _read(data, cached=cached).certificates
 
 
 def looks_signed(data: bytes) -> bool:
@@ -135,7 +135,7 @@ def looks_encrypted(data: bytes) -> bool:
     return data[:1] == b"\x30" and _ENVELOPED_DATA_OID in data[:17]
 
 
-def _read(data: bytes) -> _Message:
+def _read(data: bytes, *, cached: bool = True) -> _Message:
     """ContentInfo and SignedData (RFC 5652, 3 and 5.1); the signers are not parsed yet."""
     if len(data) > MAX_BYTES:
         raise CMSError(f"expected a signed message of at most {MAX_BYTES:,} bytes, found {len(data):,}")
@@ -154,7 +154,7 @@ def _read(data: bytes) -> _Message:
         certificates = fields.optional(der.CONTEXT_0)
         fields.optional(der.CONTEXT_1)  # revocation lists
         signers = fields.take(der.SET, "the signers").children()
-        read = _certificates(certificates) if certificates is not None else ()
+        read = _certificates(certificates, cached) if certificates is not None else ()
     except der.DERError as error:
         raise CMSError(f"not CMS: {error}") from error
     return _Message(content_type, content, read, tuple(signers))
@@ -174,13 +174,13 @@ def _only(wrapper: der.Element) -> der.Element:
     return inside[0]
 
 
-def _certificates(certificates: der.Element) -> tuple[x509.Certificate, ...]:
+def _certificates(certificates: der.Element, cached: bool) -> tuple[x509.Certificate, ...]:
     # Attribute certificates and other formats have context tags; they are not used here.
     found = [element for element in certificates.children() if element.tag == der.SEQUENCE]
     if len(found) > MAX_CERTIFICATES:
         raise CMSError(f"expected at most {MAX_CERTIFICATES} certificates in the message, found {len(found)}")
     try:
-        return tuple(read_certificate(element.encoded) for element in found)
+        return tuple(read_certificate(element.encoded, cached=cached) for element in found)
     except CertificateError as error:
         raise CMSError(f"a certificate of the message is refused: {error}") from error
 

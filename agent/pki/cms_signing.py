@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.errors import MisuseError
 from agent.pki import der
-from agent.pki.identity import PrivateKey
+from agent.pki.certificates import own_certificate
+from agent.pki.identity import Identity, PrivateKey
 from agent.pki.signatures import RSA_ENCRYPTION
 
 DATA = "1.2.840.113549.1.7.1"
@@ -44,50 +45,41 @@ Signer = tuple[bytes, bytes]
 _PKCS1, _HASH, _ECDSA = padding.PKCS1v15(), hashes.SHA256(), ec.ECDSA(hashes.SHA256())
 
 
-def sign_detached(
-    body: bytes,
-    certificate: x509.Certificate,
-    private_key: PrivateKey,
-    chain: Sequence[x509.Certificate] = (),
-) -> bytes:
-    """DER SignedData over exactly ``body``, without it; SHA-256 with RSA PKCS#1 v1.5 or ECDSA.
-
-    It includes the signer's certificate and ``chain``. Raises MisuseError for a key of another kind.
-    """
-    attributes = _attributes(body)
-    algorithm, signature = _signature(attributes, private_key)
-    return _signed_data(signer_of(certificate), chain, _SHA256, attributes, algorithm, signature, None)
-
-
 def sign_attached(
     content: bytes,
     certificate: x509.Certificate,
     private_key: PrivateKey,
     chain: Sequence[x509.Certificate] = (),
 ) -> bytes:
-    """Like ``sign_detached``, but with the content: the form of a signed ``.mobileconfig``."""
+    """DER SignedData with ``content``, the signer's certificate and ``chain``: the form of a signed ``.mobileconfig``.
+
+    SHA-256 with RSA PKCS#1 v1.5 or ECDSA. Raises MisuseError for a key of another kind.
+    """
     attributes = _attributes(content)
     algorithm, signature = _signature(attributes, private_key)
     return _signed_data(_known_signer(certificate), chain, _SHA256, attributes, algorithm, signature, content)
 
 
 class DetachedSigner:
-    """Makes what ``sign_detached`` makes, for one certificate without a chain. What never changes is encoded once."""
+    """Makes DER SignedData over a body, without it, but with the certificate of one identity and no chain.
+
+    Otherwise it is as that of ``sign_attached``. What never changes is encoded once.
+    """
 
     __slots__ = ("_before", "_between", "_signer", "_sizes")
 
-    def __init__(self, certificate: x509.Certificate) -> None:
-        self._signer: Signer | None = signer_of(certificate)  # None once its bytes are in _before
+    def __init__(self, identity: Identity) -> None:
+        self._signer: Signer | None = _signer_of_identity(identity)  # None once its bytes are in _before
         self._sizes = (0, 0)  # of the attributes and the signature in the messages that begin with _before
         self._before = self._between = b""
 
-    def sign(self, body: bytes, certificate: x509.Certificate, private_key: PrivateKey) -> bytes:
-        """DER SignedData over exactly ``body``. Raises MisuseError as ``sign_detached``."""
+    def sign(self, body: bytes, identity: Identity) -> bytes:
+        """The message for exactly ``body``, by the same identity. Raises MisuseError as ``sign_attached``."""
         attributes = _attributes(body)
-        algorithm, signature = _signature(attributes, private_key)
+        algorithm, signature = _signature(attributes, identity.key)
         if self._sizes == (len(attributes), len(signature)):
             return b"".join((self._before, attributes[1:], self._between, signature))
-        signer = self._signer or signer_of(certificate)
+        signer = self._signer or _signer_of_identity(identity)
         message = _signed_data(signer, (), _SHA256, attributes, algorithm, signature, None)
         if algorithm is _RSA:  # all signatures by one key have the same length
             self._signer = None
@@ -97,15 +89,9 @@ class DetachedSigner:
         return message
 
 
-def mdm_signature(
-    body: bytes, certificate: x509.Certificate, private_key: PrivateKey, signer: DetachedSigner | None = None
-) -> str:
-    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64."""
-    if signer is None:
-        octets = sign_detached(body, certificate, private_key)
-    else:
-        octets = signer.sign(body, certificate, private_key)
-    return base64.b64encode(octets).decode("ascii")
+def mdm_signature(body: bytes, signer: DetachedSigner, identity: Identity) -> str:
+    """The value of the ``Mdm-Signature`` header for ``body``: one line of base64. ``signer`` is the identity's."""
+    return base64.b64encode(signer.sign(body, identity)).decode("ascii")
 
 
 def signed_data(
@@ -190,10 +176,16 @@ def _signature(attributes: bytes, private_key: PrivateKey) -> tuple[bytes, bytes
     raise MisuseError(f"Expected an RSA or EC key, found a {type(private_key).__name__}.")
 
 
-def signer_of(certificate: x509.Certificate) -> Signer:
-    """The signer's identifier and its certificate, in DER."""
+def signer_of(certificate: x509.Certificate, octets: bytes = b"") -> Signer:
+    """The signer's identifier and its certificate, in DER, which is ``octets`` if the caller has it."""
     issuer, serial = issuer_and_serial(certificate)
-    return der.sequence(issuer, der.encode(der.INTEGER, serial)), certificate.public_bytes(Encoding.DER)
+    identifier = der.sequence(issuer, der.encode(der.INTEGER, serial))
+    return identifier, octets or certificate.public_bytes(Encoding.DER)
+
+
+def _signer_of_identity(identity: Identity) -> Signer:
+    octets = identity.certificate_octets
+    return signer_of(own_certificate(octets), octets)  # not kept: later signatures need its DER alone
 
 
 @lru_cache(_KNOWN_SIGNERS)

@@ -35,21 +35,32 @@ class WrongPasswordError(IdentityError):
 class Identity:
     """A private key, the certificate for it, and the certificates between it and a trust anchor.
 
-    It is stored as DER, as objects of the library (ten times as large), or both. ``free_objects`` keeps only the DER;
-    the next access to an object parses it again. A key is slower in its first signature than in later ones.
+    The certificate is stored as DER, the key as DER or as an object of the library. An object is parsed when it is
+    needed: a certificate of which every part was read is five times as large as its DER. ``free_objects`` keeps only
+    the DER. A key is slower in its first signature than in later ones.
 
     ``for_tls`` and ``for_cms`` are what `agent.net.transport.openssl_direct` and `agent.pki.mdm_signatures` made of it
     for its next use, None before; they are freed with the objects.
     """
 
-    __slots__ = ("__weakref__", "_certificate", "_key", "_octets", "chain", "for_cms", "for_tls")
+    __slots__ = (
+        "__weakref__",
+        "_certificate",
+        "_key",
+        "_key_octets",
+        "certificate_octets",
+        "chain",
+        "for_cms",
+        "for_tls",
+    )
 
     def __init__(
         self, certificate: x509.Certificate, key: PrivateKey, chain: tuple[x509.Certificate, ...] = ()
     ) -> None:
-        self._certificate: x509.Certificate | None = certificate
+        self.certificate_octets = certificate.public_bytes(Encoding.DER)
+        self._certificate: x509.Certificate | None = None
         self._key: PrivateKey | None = key
-        self._octets: tuple[bytes, bytes] | None = None
+        self._key_octets = b""  # made when it is needed
         self.chain = chain
         self.for_tls: Any = None
         self.for_cms: Any = None
@@ -59,7 +70,7 @@ class Identity:
         """The identity with these ``octets``, which were checked before and are not checked again."""
         identity = cls.__new__(cls)
         identity._certificate = identity._key = None
-        identity._octets = certificate, key
+        identity.certificate_octets, identity._key_octets = certificate, key
         identity.for_tls = identity.for_cms = None
         identity.chain = chain
         return identity
@@ -74,23 +85,22 @@ class Identity:
     def certificate(self) -> x509.Certificate:
         """The certificate."""
         if self._certificate is None:
-            self._certificate = own_certificate(self.octets[0])
+            self._certificate = own_certificate(self.certificate_octets)
         return self._certificate
 
     @property
     def key(self) -> PrivateKey:
         """The private key."""
         if self._key is None:
-            self._key = _own_key(self.octets[1])
+            self._key = _own_key(self._key_octets)
         return self._key
 
     @property
     def octets(self) -> tuple[bytes, bytes]:
         """The DER of the certificate and of the key."""
-        if self._octets is None:
-            key = self.key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-            self._octets = self.certificate.public_bytes(Encoding.DER), key
-        return self._octets
+        if not self._key_octets:
+            self._key_octets = self.key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+        return self.certificate_octets, self._key_octets
 
     def free_objects(self) -> None:
         """Free the objects and keep the DER."""

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from agent.pki.cms_signing import DetachedSigner, mdm_signature
@@ -42,7 +41,7 @@ class Signatures:
         now = self._clock()
         of_mac: _OfMac | None = identity.for_cms
         if of_mac is None:
-            of_mac = identity.for_cms = _OfMac(identity.certificate)
+            of_mac = identity.for_cms = _OfMac(identity)
         if self._reuse and body == of_mac.body and 0.0 <= now - of_mac.signed_at < self._reuse:
             self.reused += 1
             return of_mac.header
@@ -54,7 +53,7 @@ class Signatures:
         if header is not None:
             self.reused += 1
             return header
-        header = mdm_signature(body, identity.certificate, identity.key, of_mac.signer)
+        header = mdm_signature(body, of_mac.signer, identity)
         self.made += 1
         if len(body) > _LONGEST_BODY:
             return header
@@ -70,8 +69,8 @@ class _OfMac:
 
     __slots__ = ("body", "header", "number", "signed_at", "signer")
 
-    def __init__(self, certificate: x509.Certificate) -> None:
-        self.signer = DetachedSigner(certificate)
+    def __init__(self, identity: Identity) -> None:
+        self.signer = DetachedSigner(identity)
         self.number = next(_NUMBERS)
         self.body = b""
         self.header = ""

@@ -6,6 +6,7 @@ Source: apple-schema profiles/com.apple.mdm.yaml.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from sys import intern
 
 from cryptography import x509
 
@@ -83,17 +84,18 @@ def enrollment_terms_of(profile: Profile) -> EnrollmentTerms:
     if not topic.startswith(TOPIC_PREFIX):
         raise malformed(f"Topic: expected text that starts with {TOPIC_PREFIX}, found {topic[:80]}")
     check_identity_at(profile, payload.require(_IDENTITY, str), _IDENTITY)
+    check_in_url = checked_url(payload, payload.get("CheckInURL", str) or server_url, "CheckInURL")
     return EnrollmentTerms(
-        server_url=server_url,
-        check_in_url=checked_url(payload, payload.get("CheckInURL", str) or server_url, "CheckInURL"),
-        topic=topic,
+        server_url=intern(server_url),  # the Macs of a fleet share these texts
+        check_in_url=intern(check_in_url),
+        topic=intern(topic),
         access_rights=_access_rights(payload),
         anchors=all_certificates(profile),
         server_pins=certificates_at(profile, payload, "ServerURLPinningCertificateUUIDs"),
         check_in_pins=certificates_at(profile, payload, "CheckInURLPinningCertificateUUIDs"),
         sign_message=payload.get("SignMessage", bool) or False,
         check_out_when_removed=payload.get("CheckOutWhenRemoved", bool) or False,
-        capabilities=payload.strings("ServerCapabilities"),
+        capabilities=tuple(map(intern, payload.strings("ServerCapabilities"))),
         assigned_managed_apple_id=payload.get("AssignedManagedAppleID", str) or "",
         enrollment_mode=_enrollment_mode(payload),
     )

@@ -10,6 +10,7 @@ import marshal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from sys import intern
 from typing import Any
 
 from cryptography import x509
@@ -26,6 +27,7 @@ from agent.profiles.lom import LOM, check_lom, lom_configuration_of
 from agent.profiles.profile import Profile
 
 _KINDS_OF_PROFILES = 256
+_MARSHAL_VERSION = 2  # later versions write equal objects differently, as they are referred to
 DECLARED_SOURCE = "Declarative Device Management"  # apple-schema commands/profile.list.yaml, Source
 _LISTED_TEXTS = (
     "PayloadDisplayName",
@@ -105,12 +107,14 @@ class ProfileStore:
         configuration = lom_configuration_of(profile, identities)
         replaced = self._profiles.get(profile.identifier)
         self._profiles[profile.identifier] = InstalledProfile(
-            identifier=profile.identifier,
+            identifier=intern(profile.identifier),
             payload_types=_shared(frozenset(payload.payload_type for payload in profile.payloads)),
             identities=tuple(identities.values()),
             certificates=all_certificates(profile),
             signers=tuple(read_certificate(signer.public_bytes(Encoding.DER)) for signer in profile.signers),
-            packed=marshal.dumps(_listed(profile) | ({"Source": source} if source else {})),
+            packed=_shared_item(
+                marshal.dumps(_listed(profile) | ({"Source": source} if source else {}), _MARSHAL_VERSION)
+            ),
         )
         if configuration is not None or (replaced is not None and LOM in replaced.payload_types):
             self.lom = configuration
@@ -141,6 +145,12 @@ class ProfileStore:
 def _shared(payload_types: frozenset[str]) -> frozenset[str]:
     """One shared set for all profiles with the same payload types, to save memory."""
     return payload_types
+
+
+@lru_cache(_KINDS_OF_PROFILES)
+def _shared_item(packed: bytes) -> bytes:
+    """One shared item for all Macs with the same profile, to save memory."""
+    return packed
 
 
 def _listed(profile: Profile) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from agent.fleet.population import Population
 from agent.load.machine.limits import allow_open_files
 from agent.measure.exchanges import HTTPExchange
 from agent.net.mac.client import MDMClient
+from agent.net.mac.fleet.free_memory import FreeMemory
 from agent.net.timing import Reactor, RunClock
 from agent.pki.issuing.authorities import Authorities
 from agent.service.errors import NoSuchMac, not_a_mac, not_manual, seed_in_use, without_gateway
@@ -114,6 +115,7 @@ class FleetService:
         self._requests = 0  # to add Macs, since the last reset
         self._seed = settings.seed  # of the Macs that they add
         self._since = self.parts.clock.seconds()
+        self._free_memory = FreeMemory()
         self._idle_loop = LoopingCall(self._make_idle)
         self._idle_loop.clock = reactor
         self._poll = LoopingCall(self._poll_all)
@@ -465,8 +467,8 @@ class FleetService:
         self._records.exchanged(exchange)
 
     def _make_idle(self) -> None:
-        for group in self.groups:
-            group.fleet.make_idle()
+        made_idle = sum(group.fleet.make_idle() for group in self.groups)
+        self._free_memory.look(self.parts.closed_connections, made_idle)
 
 
 def _defect(failure: Failure) -> None:

@@ -62,6 +62,14 @@ def openssl(*arguments: str | Path, check: bool = True) -> subprocess.CompletedP
     return subprocess.run([command, *map(str, arguments)], capture_output=True, check=check, timeout=60)
 
 
+def sign_detached(body: bytes, certificate: x509.Certificate, key: PrivateKey) -> bytes:
+    return base64.b64decode(mdm_signature(body, Identity(certificate, key)))
+
+
+def mdm_signature(body: bytes, mac: Identity) -> str:
+    return cms_signing.mdm_signature(body, cms_signing.DetachedSigner(mac), mac)
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     for name, mac in (("rsa", RSA), ("ec", EC)):
@@ -86,7 +94,7 @@ def openssl_sign(files: Path, *options: str, command: str = "cms", who: str = "r
 @given(body=st.binary(max_size=300))
 @examples(20)
 def test_a_detached_signature_names_its_signer(mac: Identity, body: bytes) -> None:
-    signature = cms_signing.sign_detached(body, mac.certificate, mac.key)
+    signature = sign_detached(body, mac.certificate, mac.key)
     assert cms.verify_detached(signature, body) == mac.certificate
 
 
@@ -102,7 +110,7 @@ def test_attached_signature_returns_the_content(mac: Identity) -> None:
 @both
 @pytest.mark.parametrize("body", [b"", BODY])
 def test_the_mdm_signature_is_one_line_of_base64(mac: Identity, body: bytes) -> None:
-    header = cms_signing.mdm_signature(body, mac.certificate, mac.key)
+    header = mdm_signature(body, mac)
     assert header.isascii()
     assert not set(header) & set(" \r\n")
     assert cms.mdm_signature_signer(header, body) == mac.certificate
@@ -123,7 +131,7 @@ def test_signature_without_signed_attributes_is_verified() -> None:
 
 def test_signing_needs_an_rsa_or_ec_key() -> None:
     with pytest.raises(MisuseError, match="Expected an RSA or EC key"):
-        cms_signing.sign_detached(BODY, RSA.certificate, ed25519.Ed25519PrivateKey.generate())  # type: ignore[arg-type]
+        sign_detached(BODY, RSA.certificate, ed25519.Ed25519PrivateKey.generate())  # type: ignore[arg-type]
 
 
 @both
@@ -132,7 +140,7 @@ def test_signing_time_is_included(mac: Identity, year: int, kind: str, monkeypat
     """RFC 5652, 11.3: UTCTime through 2049, GeneralizedTime from then on."""
     moment = datetime(year, 12, 31, 23, 59, 58, tzinfo=UTC)
     monkeypatch.setattr(cms_signing, "datetime", SimpleNamespace(now=lambda _zone: moment))
-    signature = cms_signing.sign_detached(BODY, mac.certificate, mac.key)
+    signature = sign_detached(BODY, mac.certificate, mac.key)
     assert cms.verify_detached(signature, BODY) == mac.certificate
     signer = asn1_cms.ContentInfo.load(signature)["content"]["signer_infos"][0]
     found = {attribute["type"].native: attribute["values"][0] for attribute in signer["signed_attrs"]}["signing_time"]
@@ -144,12 +152,12 @@ def test_signing_time_is_included(mac: Identity, year: int, kind: str, monkeypat
 
 def test_signature_over_another_body_is_refused() -> None:
     with pytest.raises(cms.CMSError, match="sha256 digest of the content is not the signed one"):
-        cms.verify_detached(cms_signing.sign_detached(BODY, RSA.certificate, RSA.key), BODY + b" ")
+        cms.verify_detached(sign_detached(BODY, RSA.certificate, RSA.key), BODY + b" ")
 
 
 @both
 def test_changed_signature_is_refused(mac: Identity) -> None:
-    signature = bytearray(cms_signing.sign_detached(BODY, mac.certificate, mac.key))
+    signature = bytearray(sign_detached(BODY, mac.certificate, mac.key))
     signature[-1] ^= 1
     with pytest.raises(cms.CMSError, match="signature does not match"):
         cms.verify_detached(bytes(signature), BODY)
@@ -158,12 +166,12 @@ def test_changed_signature_is_refused(mac: Identity) -> None:
 def test_signature_with_the_certificate_of_another_key_is_refused() -> None:
     other = identity(rsa_keys()[1])
     with pytest.raises(cms.CMSError, match="does not match"):
-        cms.verify_detached(cms_signing.sign_detached(BODY, other.certificate, RSA.key), BODY)
+        cms.verify_detached(sign_detached(BODY, other.certificate, RSA.key), BODY)
 
 
 def test_signature_of_another_key_type_is_refused() -> None:
-    signature = cms_signing.sign_detached(BODY, EC.certificate, EC.key)
-    tbs = cms_signing.sign_detached(BODY, RSA.certificate, RSA.key)
+    signature = sign_detached(BODY, EC.certificate, EC.key)
+    tbs = sign_detached(BODY, RSA.certificate, RSA.key)
     rsa_oid, ecdsa_oid = bytes.fromhex("06092a864886f70d010101"), bytes.fromhex("06082a8648ce3d040302")
     assert rsa_oid in tbs  # the builder's signature algorithm is rsaEncryption
     place = signature.rindex(ecdsa_oid)
@@ -176,7 +184,7 @@ def test_missing_and_unexpected_content_are_refused() -> None:
     with pytest.raises(cms.CMSError, match="expected a detached signature"):
         cms.verify_detached(cms_signing.sign_attached(BODY, RSA.certificate, RSA.key), BODY)
     with pytest.raises(cms.CMSError, match="detached"):
-        cms.open_signed(cms_signing.sign_detached(BODY, RSA.certificate, RSA.key))
+        cms.open_signed(sign_detached(BODY, RSA.certificate, RSA.key))
 
 
 def test_rsa_pss_is_refused() -> None:
@@ -249,7 +257,7 @@ def test_enveloped_data_is_refused_as_signature() -> None:
     ids=["folded", "stray", "short", "not ascii", "empty"],
 )
 def test_mdm_signature_that_is_not_base64_is_refused(spoil) -> None:  # type: ignore[no-untyped-def]
-    header = cms_signing.mdm_signature(BODY, EC.certificate, EC.key)
+    header = mdm_signature(BODY, EC)
     with pytest.raises(cms.CMSError):
         cms.mdm_signature_signer(spoil(header), BODY)
 
@@ -321,7 +329,7 @@ def test_signed_data_is_recognised() -> None:
 # Any bytes
 
 GOOD = (
-    cms_signing.sign_detached(BODY, RSA.certificate, RSA.key),
+    sign_detached(BODY, RSA.certificate, RSA.key),
     cms_signing.sign_attached(BODY, EC.certificate, EC.key, [RSA.certificate]),
 )
 
@@ -353,7 +361,7 @@ def test_any_header_is_a_signer_or_a_cms_error(header: str) -> None:
 @pytest.mark.parametrize("command", ["cms", "smime"])
 def test_openssl_verifies_our_detached_signature(files: Path, who: str, command: str) -> None:
     mac = RSA if who == "rsa" else EC
-    (files / "signature").write_bytes(cms_signing.sign_detached(BODY, mac.certificate, mac.key))
+    (files / "signature").write_bytes(sign_detached(BODY, mac.certificate, mac.key))
     verify = (command, "-verify", "-binary", "-noverify", "-inform", "DER", "-in", files / "signature")
     assert openssl(*verify, "-content", files / "body").stdout == BODY
     (files / "body").write_bytes(BODY + b"!")
@@ -399,17 +407,16 @@ def test_openssls_rsa_pss_is_refused(files: Path) -> None:
 @both
 def test_repeated_signer_makes_the_same_message(mac: Identity) -> None:
     """Openly built and from the bytes that were encoded before, for attributes of both lengths."""
-    signer = cms_signing.DetachedSigner(mac.certificate)
+    signer = cms_signing.DetachedSigner(mac)
     for body in (BODY, b"", b"another", BODY):
-        found = signer.sign(body, mac.certificate, mac.key)
+        found = signer.sign(body, mac)
         assert cms.verify_detached(found, body) == mac.certificate
         assert asn1_cms.ContentInfo.load(found, strict=True).dump(force=True) == found
 
 
 def test_repeated_signer_takes_another_length_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    signer = cms_signing.DetachedSigner(RSA.certificate)
+    signer = cms_signing.DetachedSigner(RSA)
     for year in (2049, 2049, 2050, 2050, 2049):
         moment = datetime(year, 6, 1, tzinfo=UTC)
         monkeypatch.setattr(cms_signing, "datetime", SimpleNamespace(now=lambda _zone, moment=moment: moment))
-        expected = cms_signing.sign_detached(BODY, RSA.certificate, RSA.key)
-        assert signer.sign(BODY, RSA.certificate, RSA.key) == expected
+        assert signer.sign(BODY, RSA) == cms_signing.DetachedSigner(RSA).sign(BODY, RSA)

@@ -52,6 +52,11 @@ def same(found: Identity, expected: Identity) -> bool:
 # OpenSSL's files
 
 
+def test_identities_share_the_certificates_of_their_ca() -> None:
+    one, other = load_pkcs12(PACKED, PASSWORD), load_pkcs12(PACKED, PASSWORD)
+    assert one.chain[0] is other.chain[0]
+
+
 def exported(tmp_path: Path, identity: Identity, *arguments: str, chain: Identity | None = None) -> bytes:
     """``identity`` in a PKCS12 by the ``openssl`` command; skipped where its build lacks what is asked for."""
     openssl = need("openssl", "openssl")

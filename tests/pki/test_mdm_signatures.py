@@ -59,3 +59,12 @@ def test_each_identity_and_body_has_its_own_signature() -> None:
     for identity in (RSA, other):
         for body in (IDLE, IDLE + b" "):
             assert mdm_signature_signer(signatures.header(body, identity), body) == identity.certificate
+
+
+def test_identity_keeps_its_certificate_as_bytes_when_it_signs() -> None:
+    issued = CA.issue("mac", CLIENT_USAGE, key=rsa_key())
+    assert issued.certificate.extensions
+    identity = Identity(issued.certificate, issued.key)
+    for reuse in (0.0, 300.0):
+        Signatures(reuse).header(IDLE, identity)
+    assert identity._certificate is None  # with every part read it is five times as large

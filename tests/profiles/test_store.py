@@ -178,3 +178,12 @@ def test_neither_a_key_nor_a_password_is_listed() -> None:
     written = dump_xml(seen(store))
     assert PASSWORD.encode() not in written
     assert b"<data>" not in written
+
+
+def test_macs_with_the_same_profile_share_what_is_equal() -> None:
+    stores = [ProfileStore(), ProfileStore()]
+    for store in stores:
+        install(store, *LOM_PROFILE)
+    (one,), (other,) = stores
+    assert one.packed is other.packed
+    assert one.identifier is other.identifier

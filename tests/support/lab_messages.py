@@ -20,7 +20,7 @@ from agent import plists
 from agent.lab.mdm.core import Lab, Message
 from agent.lab.web.server import HOST, LabServer
 from agent.mdm import checkin, results
-from agent.pki.cms_signing import mdm_signature
+from agent.pki.cms_signing import DetachedSigner, mdm_signature
 from agent.pki.identity import Identity
 from agent.pki.issuing.authorities import Authorities
 from agent.pki.pem import certificate_pem, key_pem
@@ -35,7 +35,7 @@ _connections = count(1)
 def put(identity: Identity, message: dict[str, Any] | bytes, content_type: str = checkin.CONTENT_TYPE) -> Message:
     """A message as it reaches the lab, whose signature holds."""
     body = message if isinstance(message, bytes) else plists.dump_xml(message)
-    signature = mdm_signature(body, identity.certificate, identity.key)
+    signature = mdm_signature(body, DetachedSigner(identity), identity)
     fingerprint = identity.certificate.fingerprint(hashes.SHA256())
     return Message(body, content_type, fingerprint, signature, next(_connections))
 

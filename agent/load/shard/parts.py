@@ -29,6 +29,7 @@ from agent.net.http.connection import alpn_of
 from agent.net.lom.networks import INTERFACE, make_network, parse_network
 from agent.net.mac.client import MDMClient
 from agent.net.mac.fleet.environment import Environment
+from agent.net.mac.fleet.free_memory import FreeMemory
 from agent.net.mac.fleet.keys import KeyPool, parse_keys
 from agent.net.mac.fleet.macs import Fleet, FleetBehaviour
 from agent.net.mac.fleet.push_endpoint import fleet_push_endpoint
@@ -102,6 +103,7 @@ class ShardParts:
             behaviour = replace(behaviour, not_now_for=max(0.0, behaviour.not_now_for - plan.elapsed))
         memory = memory_of_worker(scenario.load.memory, plan.shards if plan.cores else 1)  # or alone on its machine
         self.fleet = Fleet(population, self.environment, behaviour, indexes, memory)
+        self._free_memory = FreeMemory()
         self.push_endpoint = None
         if plan.push is not None:
             self.push_endpoint = fleet_push_endpoint(self.fleet, self.environment, plan.push)
@@ -199,8 +201,9 @@ class ShardParts:
         return [RuleSummary(each.rule.id, each.matches, each.hits) for each in self.faults or ()]
 
     def make_idle(self) -> None:
-        """Serialise the Macs that are beyond the memory; called every 50 ms."""
-        self.fleet.keep_within_memory()
+        """Serialise the Macs that are beyond the memory, and give free memory back; called every 50 ms."""
+        made_idle = self.fleet.keep_within_memory()
+        self._free_memory.look(self._contexts.closed_connections, made_idle)
 
     def flush(self) -> None:
         """Flush the trace to the operating system; called every second."""

@@ -12,7 +12,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL, crypto
 
-from agent.pki.certificates import for_openssl
+from agent.pki.certificates import for_openssl, own_certificate
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import Authority
 
@@ -79,7 +79,7 @@ def _prepared(identity: Identity) -> tuple[Any, Any]:
     """OpenSSL's objects for an identity; creating them takes 70 to 150 µs, and they take 7.5 KiB and more."""
     prepared: tuple[Any, Any] | None = identity.for_tls
     if prepared is None:
-        certificate: Any = for_openssl(identity.certificate)
+        certificate: Any = for_openssl(own_certificate(identity.certificate_octets))  # which the identity need not keep
         key: Any = crypto.PKey.from_cryptography_key(identity.key)
         prepared = identity.for_tls = certificate._x509, key._pkey
     return prepared

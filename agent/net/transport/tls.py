@@ -63,6 +63,11 @@ class TLSContexts:
         self._short_keys = short_keys
         self._clients: dict[_ContextKey, SSL.Context] = {}
 
+    @property
+    def closed_connections(self) -> int:
+        """How many connections over TLS were open and are not any more."""
+        return self.handshakes_full + self.handshakes_resumed - self.open_connections
+
     def client(
         self,
         connected: socket.socket,

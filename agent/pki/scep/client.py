@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agent.errors import MisuseError
 from agent.pki import cms, der
+from agent.pki.certificates import read_certificate
 from agent.pki.identity import Identity
 from agent.pki.scep.cacert import CACertificates
 from agent.pki.scep.caps import Capabilities
@@ -144,7 +145,7 @@ def _failure_text(header: Header) -> str:
 
 def _granted(envelope: bytes, csr: bytes, private_key: rsa.RSAPrivateKey) -> Granted:
     try:
-        certificates = cms.certificates_in(open_envelope(envelope, private_key).content)
+        certificates = cms.certificates_in(open_envelope(envelope, private_key).content, cached=False)
     except cms.CMSError as error:
         raise SCEPError(f"expected certificates in the answer, found something else: {error}") from error
     except SCEPFailure as error:
@@ -153,7 +154,8 @@ def _granted(envelope: bytes, csr: bytes, private_key: rsa.RSAPrivateKey) -> Gra
     wanted = _spki(x509.load_der_x509_csr(csr).public_key())
     for certificate in certificates:
         if _spki(certificate.public_key()) == wanted:
-            return Granted(certificate, certificates)
+            others = (each.public_bytes(Encoding.DER) for each in certificates if each is not certificate)
+            return Granted(certificate, (certificate, *map(read_certificate, others)))  # all Macs share those of the CA
     raise SCEPError(f"expected a certificate for the request's key in the answer, found {len(certificates)} others")
 
 

@@ -117,6 +117,11 @@ class MacParts:
         """The open connections to servers."""
         return self._contexts.open_connections
 
+    @property
+    def closed_connections(self) -> int:
+        """How many connections to servers were closed."""
+        return self._contexts.closed_connections
+
     def group(self, population: Population, first: int, first_segment: int, indexes: range | None = None) -> Group:
         """A group that is not open yet; ``indexes`` as of Group. Raises OperatorError."""
         settings = self._settings

@@ -75,6 +75,15 @@ def test_certificate_for_the_key_is_found_among_others() -> None:
         receive(ca_side.cert_rep_success(request, CA, CA_NONCE, others))
 
 
+def test_macs_share_the_certificates_of_their_ca_alone() -> None:
+    _issued, reply = grant(ask(), (CA.certificate,))
+    one, other = receive(reply), receive(reply)
+    assert isinstance(one, client.Granted)
+    assert isinstance(other, client.Granted)
+    assert one.certificate is not other.certificate  # that of one Mac is not cached
+    assert one.certificates[1] is other.certificates[1]
+
+
 def test_pending_request_is_polled_with_the_same_name() -> None:
     first = open_message(ask())
     assert receive(cert_rep_pending(first, CA, CA_NONCE)) == client.Pending()

@@ -228,7 +228,10 @@ def test_key_of_a_connected_mac_is_freed_beyond_the_memory_alone(run_in_reactor:
             assert macs.make_idle() == 1
             assert client.connected
             assert identity._key is None
+            contexts = macs.environment.contexts
+            closed = contexts.closed_connections
             client._parts.sessions.end("the server closed the connection")
+            assert contexts.closed_connections == closed + 1
             assert macs.make_idle() == 1
             assert client.is_idle
 
