@@ -101,7 +101,6 @@ ALLOWED = {
     "service.api.streams: pauseProducing": _TWISTED,
     "service.api.streams: resumeProducing": _TWISTED,
     "service.workers.link: connectionMade": _TWISTED,
-    "service.workers.link: dataReceived": _TWISTED,
     "service.workers.link: pauseProducing": _TWISTED,
     "service.workers.link: resumeProducing": _TWISTED,
     "service.workers.requests: add_macs": _ROUTE,
