@@ -166,10 +166,10 @@ class LoopMonitor:
             self._looked()
 
     def _looked(self) -> None:
-        now, _ = moment = self._now()
+        now = self._clock.seconds()
         self._count(max(0.0, now - self._due))
         if now - self._row[0] >= ROW_SECONDS - LOOK_SECONDS / 2 or self.pauses.covers(now) != self._paused:
-            self._end_row(moment)
+            self._end_row((now, self._cpu()))
             self._paused = self.pauses.covers(now)
         self._look_again(now)
 
