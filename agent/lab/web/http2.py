@@ -1,6 +1,6 @@
 """HTTP/2 of the lab's web server: that of twisted.web, with the program's own HTTP/2 core in the place of h2.
 
-The core takes a fifth of the time of h2. twisted.web sees of it what it uses of an ``H2Connection``.
+The core takes less time than h2. twisted.web sees of it what it uses of an ``H2Connection``.
 """
 
 from __future__ import annotations
