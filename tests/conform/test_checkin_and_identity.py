@@ -14,7 +14,7 @@ from twisted.internet import reactor
 
 from agent.conform.reading.sessions import accepted, refused, refused_and_stays
 from agent.conform.requirements import selected
-from agent.conform.requirements.checkin import check_in_answered, no_push_after, token_returned
+from agent.conform.requirements.checkin import check_in_answered, no_push_after, token_removed, token_returned
 from agent.conform.requirements.hostile import queue_is_not_handed_over, resumed_is_bound
 from agent.conform.requirements.identity import another_report
 from agent.conform.requirements.renewal import new_identity, same_server
@@ -138,7 +138,7 @@ def test_a_server_that_does_not_resume_sessions_is_not_tested_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "check", [token_returned, queue_is_not_handed_over, resumed_is_bound, new_identity, same_server]
+    "check", [token_removed, token_returned, queue_is_not_handed_over, resumed_is_bound, new_identity, same_server]
 )
 def test_nothing_is_judged_without_evidence(check: Callable[..., Any]) -> None:
     assert outcome(check) is Outcome.NOT_TESTED
@@ -160,6 +160,41 @@ def test_a_bootstrap_token_is_compared_without_being_in_the_trace() -> None:
     assert got(b"secret") is Outcome.PASSED
     assert got(b"terces") is Outcome.FAILED
     assert b"secret" not in str(body(b"secret")).encode()
+
+
+@pytest.mark.parametrize(
+    ("before", "status", "after", "expected"),
+    [
+        (b"secret", 200, b"", Outcome.PASSED),
+        (b"secret", 200, b"secret", Outcome.FAILED),
+        (b"secret", 500, b"", Outcome.NOT_TESTED),
+        (b"", 200, b"", Outcome.NOT_TESTED),  # the server never has a token
+    ],
+)
+def test_only_a_bootstrap_token_that_was_there_is_removed(
+    before: bytes, status: int, after: bytes, expected: Outcome
+) -> None:
+    def body(token: bytes) -> Any:
+        return body_of(dump_xml({"BootstrapToken": token} if token else {}))
+
+    records = (
+        sent(1, 200, "GetBootstrapToken", response=body(before)),
+        sent(2, 200, "SetBootstrapToken without a token"),
+        sent(3, status, "GetBootstrapToken without a token", response=body(after)),
+    )
+    assert outcome(token_removed, *records) is expected
+
+
+def test_a_queue_of_which_nothing_is_ever_sent_is_not_known_to_be_kept_back() -> None:
+    command = body_of(dump_xml({"CommandUUID": "2", "Command": {"RequestType": "DeviceInformation"}}))
+    update = body_of(dump_xml({"MessageType": "TokenUpdate"}))
+    before = structs.replace(session(1, 200), kind="checkin")
+    records = (before, note(2, "queued", udid="A", command_uuid="1"), sent(3, 200, "another identity", request=update))
+    another = note(4, "queued", udid="B", command_uuid="2")
+    got = structs.replace(session(5, 200), udid="B", response=command)
+    assert outcome(queue_is_not_handed_over, *records, another) is Outcome.NOT_TESTED
+    assert outcome(queue_is_not_handed_over, *records, another, got) is Outcome.PASSED
+    assert outcome(queue_is_not_handed_over, before, records[2], another, got) is Outcome.NOT_TESTED
 
 
 def test_an_identity_that_did_not_change_is_no_renewal() -> None:
