@@ -18,11 +18,13 @@ from agent.conform.requirements.checkin import check_in_answered, no_push_after,
 from agent.conform.requirements.hostile import queue_is_not_handed_over, resumed_is_bound
 from agent.conform.requirements.identity import another_report
 from agent.conform.requirements.renewal import new_identity, same_server
-from agent.conform.requirements.session import survived
+from agent.conform.requirements.session import delivered, survived
+from agent.conform.requirements.tls import no_old_version
+from agent.conform.stage.handshakes import NOT_IN_TIME
 from agent.conform.stage.target import Target, embedded_lab
 from agent.conform.trace.bodies import body_of
 from agent.conform.trace.evidence import Evidence
-from agent.conform.trace.records import ExchangeRecord, NoteRecord, Record
+from agent.conform.trace.records import ExchangeRecord, NoteRecord, Record, TLSRecord
 from agent.conform.verdicts.judge import judge
 from agent.conform.verdicts.requirement import Outcome
 from agent.plists import dump_xml
@@ -214,3 +216,41 @@ def test_an_identity_that_did_not_change_is_no_renewal() -> None:
 def test_a_message_that_never_left_the_mac_is_not_judged(status: int | None, http: str, outcome: Outcome) -> None:
     record = structs.replace(sent(1, status, "Authenticate", http=http, error="refused"), kind="checkin")
     assert check_in_answered(Evidence([record]), "Authenticate").outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("command", "began", "expected"),
+    [
+        (2, 1.0, Outcome.PASSED),
+        (3, 1.0, Outcome.FAILED),
+        (3, 0.0, Outcome.PASSED),  # a session that had begun before the command was queued
+    ],
+)
+def test_a_command_that_comes_a_session_later_is_late(command: int, began: float, expected: Outcome) -> None:
+    sent_command = body_of(dump_xml({"CommandUUID": "1", "Command": {"RequestType": "ProfileList"}}))
+    queued = structs.replace(note(1, "queued", udid="A", command_uuid="1", request_type="ProfileList"), at=1.0)
+    sessions = [structs.replace(session(2, 200), at=began), structs.replace(session(3, 200), at=2.0)]
+    sessions[command - 2] = structs.replace(sessions[command - 2], response=sent_command)
+    assert outcome(delivered, queued, *sessions) is expected
+
+
+@pytest.mark.parametrize(
+    ("version", "error", "as_a_mac", "expected"),
+    [
+        ("", "tlsv1 alert protocol version", "TLSv1.3", Outcome.PASSED),
+        ("TLSv1.1", "", "TLSv1.3", Outcome.FAILED),
+        ("", NOT_IN_TIME, "TLSv1.3", Outcome.NOT_TESTED),
+        ("", "tlsv1 alert protocol version", "", Outcome.NOT_TESTED),  # no handshake works
+    ],
+)
+def test_old_versions_of_tls_are_refused_where_a_new_one_is_not(
+    version: str, error: str, as_a_mac: str, expected: Outcome
+) -> None:
+    def shaken(number: int, says: str, version: str, error: str = "") -> TLSRecord:
+        origin, lowest, highest = "mdm.example:443", "TLSv1", "TLSv1.3"
+        facts = {"origin": origin, "lowest": lowest, "highest": highest, "version": version, "error": error}
+        return TLSRecord(number=number, probe="p", at=0.0, says=says, **facts)
+
+    assert (
+        outcome(no_old_version, shaken(1, "as a Mac", as_a_mac), shaken(2, "up to TLS 1.1", version, error)) is expected
+    )
