@@ -14,15 +14,17 @@ from twisted.internet import reactor
 
 from agent.conform.reading.sessions import accepted, refused, refused_and_stays
 from agent.conform.requirements import selected
-from agent.conform.requirements.checkin import check_in_answered, no_push_after, token_returned
+from agent.conform.requirements.checkin import check_in_answered, no_push_after, token_removed, token_returned
 from agent.conform.requirements.hostile import queue_is_not_handed_over, resumed_is_bound
 from agent.conform.requirements.identity import another_report
 from agent.conform.requirements.renewal import new_identity, same_server
-from agent.conform.requirements.session import survived
+from agent.conform.requirements.session import delivered, survived
+from agent.conform.requirements.tls import no_old_version
+from agent.conform.stage.handshakes import NOT_IN_TIME
 from agent.conform.stage.target import Target, embedded_lab
 from agent.conform.trace.bodies import body_of
 from agent.conform.trace.evidence import Evidence
-from agent.conform.trace.records import ExchangeRecord, NoteRecord, Record
+from agent.conform.trace.records import ExchangeRecord, NoteRecord, Record, TLSRecord
 from agent.conform.verdicts.judge import judge
 from agent.conform.verdicts.requirement import Outcome
 from agent.plists import dump_xml
@@ -138,7 +140,7 @@ def test_a_server_that_does_not_resume_sessions_is_not_tested_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "check", [token_returned, queue_is_not_handed_over, resumed_is_bound, new_identity, same_server]
+    "check", [token_removed, token_returned, queue_is_not_handed_over, resumed_is_bound, new_identity, same_server]
 )
 def test_nothing_is_judged_without_evidence(check: Callable[..., Any]) -> None:
     assert outcome(check) is Outcome.NOT_TESTED
@@ -162,6 +164,41 @@ def test_a_bootstrap_token_is_compared_without_being_in_the_trace() -> None:
     assert b"secret" not in str(body(b"secret")).encode()
 
 
+@pytest.mark.parametrize(
+    ("before", "status", "after", "expected"),
+    [
+        (b"secret", 200, b"", Outcome.PASSED),
+        (b"secret", 200, b"secret", Outcome.FAILED),
+        (b"secret", 500, b"", Outcome.NOT_TESTED),
+        (b"", 200, b"", Outcome.NOT_TESTED),  # the server never has a token
+    ],
+)
+def test_only_a_bootstrap_token_that_was_there_is_removed(
+    before: bytes, status: int, after: bytes, expected: Outcome
+) -> None:
+    def body(token: bytes) -> Any:
+        return body_of(dump_xml({"BootstrapToken": token} if token else {}))
+
+    records = (
+        sent(1, 200, "GetBootstrapToken", response=body(before)),
+        sent(2, 200, "SetBootstrapToken without a token"),
+        sent(3, status, "GetBootstrapToken without a token", response=body(after)),
+    )
+    assert outcome(token_removed, *records) is expected
+
+
+def test_a_queue_of_which_nothing_is_ever_sent_is_not_known_to_be_kept_back() -> None:
+    command = body_of(dump_xml({"CommandUUID": "2", "Command": {"RequestType": "DeviceInformation"}}))
+    update = body_of(dump_xml({"MessageType": "TokenUpdate"}))
+    before = structs.replace(session(1, 200), kind="checkin")
+    records = (before, note(2, "queued", udid="A", command_uuid="1"), sent(3, 200, "another identity", request=update))
+    another = note(4, "queued", udid="B", command_uuid="2")
+    got = structs.replace(session(5, 200), udid="B", response=command)
+    assert outcome(queue_is_not_handed_over, *records, another) is Outcome.NOT_TESTED
+    assert outcome(queue_is_not_handed_over, *records, another, got) is Outcome.PASSED
+    assert outcome(queue_is_not_handed_over, before, records[2], another, got) is Outcome.NOT_TESTED
+
+
 def test_an_identity_that_did_not_change_is_no_renewal() -> None:
     same = note(1, "renewed", udid="A", data={"before": "00", "after": "00"})
     assert outcome(new_identity, same) is Outcome.NOT_TESTED
@@ -179,3 +216,41 @@ def test_an_identity_that_did_not_change_is_no_renewal() -> None:
 def test_a_message_that_never_left_the_mac_is_not_judged(status: int | None, http: str, outcome: Outcome) -> None:
     record = structs.replace(sent(1, status, "Authenticate", http=http, error="refused"), kind="checkin")
     assert check_in_answered(Evidence([record]), "Authenticate").outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("command", "began", "expected"),
+    [
+        (2, 1.0, Outcome.PASSED),
+        (3, 1.0, Outcome.FAILED),
+        (3, 0.0, Outcome.PASSED),  # a session that had begun before the command was queued
+    ],
+)
+def test_a_command_that_comes_a_session_later_is_late(command: int, began: float, expected: Outcome) -> None:
+    sent_command = body_of(dump_xml({"CommandUUID": "1", "Command": {"RequestType": "ProfileList"}}))
+    queued = structs.replace(note(1, "queued", udid="A", command_uuid="1", request_type="ProfileList"), at=1.0)
+    sessions = [structs.replace(session(2, 200), at=began), structs.replace(session(3, 200), at=2.0)]
+    sessions[command - 2] = structs.replace(sessions[command - 2], response=sent_command)
+    assert outcome(delivered, queued, *sessions) is expected
+
+
+@pytest.mark.parametrize(
+    ("version", "error", "as_a_mac", "expected"),
+    [
+        ("", "tlsv1 alert protocol version", "TLSv1.3", Outcome.PASSED),
+        ("TLSv1.1", "", "TLSv1.3", Outcome.FAILED),
+        ("", NOT_IN_TIME, "TLSv1.3", Outcome.NOT_TESTED),
+        ("", "tlsv1 alert protocol version", "", Outcome.NOT_TESTED),  # no handshake works
+    ],
+)
+def test_old_versions_of_tls_are_refused_where_a_new_one_is_not(
+    version: str, error: str, as_a_mac: str, expected: Outcome
+) -> None:
+    def shaken(number: int, says: str, version: str, error: str = "") -> TLSRecord:
+        origin, lowest, highest = "mdm.example:443", "TLSv1", "TLSv1.3"
+        facts = {"origin": origin, "lowest": lowest, "highest": highest, "version": version, "error": error}
+        return TLSRecord(number=number, probe="p", at=0.0, says=says, **facts)
+
+    assert (
+        outcome(no_old_version, shaken(1, "as a Mac", as_a_mac), shaken(2, "up to TLS 1.1", version, error)) is expected
+    )

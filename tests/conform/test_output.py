@@ -145,5 +145,15 @@ def test_every_report_says_what_it_is_of_and_from(report: Report) -> None:
 
 def test_a_report_of_a_stopped_run_says_so(report: Report) -> None:
     stopped = Report(**{name: getattr(report, name) for name in Report.__struct_fields__} | {"complete": False})
-    assert "The run was stopped" in "\n".join(lines(stopped))
-    assert "The run was stopped" in html(stopped)
+    for text in ("\n".join(lines(stopped)), html(stopped), markdown(stopped)):
+        assert "The run was stopped: the requirements that were not reached are not tested. A must failed." in text
+
+
+@pytest.mark.parametrize(("check", "said"), [(_fails, "A must failed."), (_passes, "No must failed.")])
+def test_the_exit_status_of_a_report_is_that_of_the_signal_that_stopped_the_run(check: Any, said: str) -> None:
+    exchange = ExchangeRecord(number=1, probe="one", at=0.0, seconds=0.1, udid="UDID", kind="report")
+    ended = ProbeRecord(number=2, probe="one", at=0.0, outcome="done")
+    trace = Trace(header(), [exchange, ended])
+    stopped = report_of(trace, judge(trace, [_entry(1, check)], {}), signal_number=2)
+    assert (stopped.exit_status, stopped.complete) == (130, False)
+    assert stopped.conclusion.endswith(said)

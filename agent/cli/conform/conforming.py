@@ -61,14 +61,13 @@ def run_conform(options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
         except Unreachable as error:
             click.echo(f"lom-agent: {error}", err=True)
             return UNREACHABLE_STATUS
-    complete = signal_number is None and not trace.stopped
-    report = report_of(trace, judge(trace, chosen, capabilities, waivers), complete=complete)
+    report = report_of(trace, judge(trace, chosen, capabilities, waivers), signal_number=signal_number)
     errors = _write(report, trace, options)
     with printing():
         _print(report, options)
     if errors:
         raise errors[0]
-    return report.exit_status if signal_number is None else 128 + signal_number
+    return report.exit_status
 
 
 def _check_files(options: Mapping[str, Any]) -> None:

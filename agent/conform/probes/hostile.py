@@ -75,8 +75,11 @@ async def check_out(stage: Stage) -> None:
 
 
 async def replaced(stage: Stage) -> None:
-    """A command is queued for a Mac. Its UDID enrolls with the identity of a Mac that has checked out, and reports."""
-    mac, other = await stage.managed(), await stage.managed()
+    """A command is queued for a Mac. Its UDID enrolls with the identity of a Mac that has checked out, and reports.
+
+    Then a command is queued for a third Mac, which gets it.
+    """
+    mac, other, third = await stage.managed(), await stage.managed(), await stage.managed()
     identity = mac_enrollment(other).identity
     for each in (mac, other):
         await offline(stage, each)
@@ -86,6 +89,7 @@ async def replaced(stage: Stage) -> None:
     for message in (authenticate(mac), token_update(mac)):
         await stage.raw.check_in(mac, message, identity=identity, says="another identity")
     await stage.raw.report(mac, _idle(mac), identity=identity, says="another identity")
+    await stage.result(await stage.queue(third, INFORMATION))
 
 
 def _idle(mac: MacHandle) -> dict[str, str]:

@@ -14,7 +14,17 @@ from cryptography.x509.oid import NameOID
 from agent.conform.trace.bodies import certificates_of
 from agent.conform.trace.evidence import DeliveredCommand, Evidence, SentProfile
 from agent.conform.trace.records import MacRecord
-from agent.conform.verdicts.requirement import Check, Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.conform.verdicts.requirement import (
+    Check,
+    Finding,
+    Level,
+    Outcome,
+    Requirement,
+    Source,
+    failed,
+    not_tested,
+    passed,
+)
 from agent.pki.certificates import CertificateError, read_certificates
 
 GUIDE = "Apple Platform Deployment, Lights Out Management (LOM) device management payload settings"
@@ -68,15 +78,31 @@ def lom_profiles(evidence: Evidence, udid: str | None = None) -> list[SentProfil
     ]
 
 
-def of_payloads(evidence: Evidence, judge: Callable[[SentProfile, Mapping[str, Any]], Finding | None]) -> Finding:
-    """The first failure in a LOM payload; passed if there is none."""
+def of_named(
+    evidence: Evidence,
+    keys: tuple[str, ...],
+    judge: Callable[[SentProfile, str, Any, Mapping[str, Any] | None], Finding | None],
+) -> Finding:
+    """The first failure in what the LOM payloads name in ``keys``; passed if there is none, and something is named.
+
+    ``judge`` gets the profile, the key, the UUID, and the payload that the profile has of it. It returns a finding
+    that is no failure for what cannot be judged.
+    """
     profiles = lom_profiles(evidence)
+    judged: list[SentProfile] = []
     for profile in profiles:
         for payload in profile.of_type(LOM):
-            found = judge(profile, payload)
-            if found is not None:
-                return found
-    return passed(*profiles) if profiles else not_tested(NO_ACTIONS.format(what="LOM profile"))
+            for key, uuid in [(name, each) for name in keys for each in uuids_in(payload, name)]:
+                found = judge(profile, key, uuid, profile.payload(uuid))
+                if found is None:
+                    judged.append(profile)
+                elif found.outcome is Outcome.FAILED:
+                    return found
+    if judged:
+        return passed(*judged)
+    if profiles:
+        return not_tested(f"No LOM profile of the server names a payload in {' or '.join(keys)}.", *profiles)
+    return not_tested(NO_ACTIONS.format(what="LOM profile"))
 
 
 def of_identities(evidence: Evidence, expected: str, judge: Callable[[x509.Certificate], str]) -> Finding:
@@ -151,6 +177,12 @@ def leads_to(chain: tuple[x509.Certificate, ...], trusted: list[x509.Certificate
             return False
         others.remove(issuer)
         certificate = issuer
+
+
+def is_ca(certificate: x509.Certificate) -> bool:
+    """Whether it is that of a CA: by its Basic Constraints, or self-issued without them, as old roots are."""
+    constraints = extension_of(certificate, x509.BasicConstraints)
+    return certificate.subject == certificate.issuer if constraints is None else bool(constraints.ca)
 
 
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

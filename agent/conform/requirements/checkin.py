@@ -103,7 +103,8 @@ def token_returned(evidence: Evidence) -> Finding:
 
 
 def token_removed(evidence: Evidence) -> Finding:
-    """After SetBootstrapToken without a token, GetBootstrapToken returns none."""
+    """After SetBootstrapToken without a token, GetBootstrapToken returns none, though it returned one before."""
+    before = evidence.exchanges("raw", message_type="GetBootstrapToken")
     clears = evidence.exchanges("raw", message_type="SetBootstrapToken without a token")
     gets = evidence.exchanges("raw", message_type="GetBootstrapToken without a token")
     if not clears or not gets:
@@ -113,7 +114,11 @@ def token_removed(evidence: Evidence) -> Finding:
     found = gets[0].response.dictionary.get("BootstrapToken")
     if isinstance(found, Redacted) and found.length > 0:
         return failed("no bootstrap token, because the Mac removed it", "a BootstrapToken", clears[0], gets[0])
-    return passed(clears[0], gets[0])
+    if gets[0].status != 200:
+        return not_tested(f"The server did not accept GetBootstrapToken: {answer_to(gets[0])}.", gets[0])
+    if not any(isinstance(each.response.dictionary.get("BootstrapToken"), Redacted) for each in before):
+        return not_tested("The server returned no bootstrap token before, either.", *before, gets[0])
+    return passed(*before, clears[0], gets[0])
 
 
 def unknown_message(evidence: Evidence) -> Finding:

@@ -29,10 +29,13 @@ def check_out_is_bound(evidence: Evidence) -> Finding:
 
 
 def queue_is_not_handed_over(evidence: Evidence) -> Finding:
-    """Who enrolls the UDID of a Mac with another identity does not get the command that was queued for the Mac."""
+    """Who enrolls the UDID of a Mac with another identity does not get the command that was queued for the Mac.
+
+    A command that was queued for another Mac reaches that Mac.
+    """
     sent = evidence.exchanges("raw", message_type="another identity")
-    queued = evidence.notes("queued")
-    if not sent or not queued:
+    queued = evidence.notes("queued", sent[0].udid) if sent else []
+    if not queued:
         return not_tested("No command could be queued in the server, or no message could be sent.")
     for each in evidence.commands(after=queued[0].number):
         if each.command_uuid == queued[0].command_uuid and each.exchange.kind == "raw":
@@ -41,7 +44,10 @@ def queue_is_not_handed_over(evidence: Evidence) -> Finding:
         without = unprepared(evidence, one)
         if without is not None:
             return without
-    return passed(queued[0], *sent)
+    delivered = [each for each in evidence.commands(after=sent[-1].number) if each.udid != sent[0].udid]
+    if not delivered:
+        return not_tested("The server sent no command that was queued for another Mac, either.", queued[0], *sent)
+    return passed(queued[0], *sent, *delivered)
 
 
 _PAGE = "Apple Device Management, Managing certificates for device management services and devices"

@@ -27,21 +27,24 @@ from agent.conform.reading.lom import (
     common_name_of,
     extension_of,
     identities,
+    is_ca,
     leads_to,
     lom_profiles,
     must_of_lom,
     of_identities,
-    of_payloads,
+    of_named,
     should_of_lom,
-    uuids_in,
 )
+from agent.conform.trace.bodies import certificates_of
 from agent.conform.trace.evidence import Evidence, SentProfile
 from agent.conform.verdicts.requirement import Check, Finding, Source, failed, not_tested, passed
+from agent.pki.certificates import CertificateError
 
 _TLS_CERTIFICATES = "Apple Support 103769, Requirements for trusted certificates in iOS 13 and macOS 10.15"
 _RSA_BITS = 2048
 _EC_BITS = 256
 _WEAK_HASHES = ("md5", "sha1")
+_NO_PAYLOAD = "The UUID names no payload of the profile."
 _NO_PROFILE = NO_ACTIONS.format(what="LOM profile")
 _DEVICE, _CONTROLLER = CERTIFICATE_KEYS
 _DEVICE_CAS, _CONTROLLER_CAS = CA_KEYS
@@ -73,18 +76,43 @@ def role_keys(role: str, keys: tuple[str, str]) -> Check:
     return check
 
 
-def payload_types(keys: tuple[str, ...], types: tuple[str, ...]) -> Check:
-    """The check that these keys name payloads of these types. UUIDs that name none are not judged."""
+def identity_types(evidence: Evidence) -> Finding:
+    """Identities are payloads that provide one. UUIDs that name no payload are not judged."""
 
-    def judge(profile: SentProfile, payload: Mapping[str, Any]) -> Finding | None:
-        for key in keys:
-            for named in map(profile.payload, uuids_in(payload, key)):
-                if named is not None and named.get("PayloadType") not in types:
-                    seen = f"one of type {str(named.get('PayloadType'))[:80]}"
-                    return failed(f"{key} to name a payload of type {', '.join(types)}", seen, profile)
+    def judge(profile: SentProfile, key: str, _uuid: Any, named: Mapping[str, Any] | None) -> Finding | None:
+        return not_tested(_NO_PAYLOAD) if named is None else _of_types(profile, key, named, IDENTITY_TYPES)
+
+    return of_named(evidence, CERTIFICATE_KEYS, judge)
+
+
+def ca_certificates(evidence: Evidence) -> Finding:
+    """CAs are payloads that contain the certificate of one. UUIDs that name no payload are not judged."""
+
+    def judge(profile: SentProfile, key: str, _uuid: Any, named: Mapping[str, Any] | None) -> Finding | None:
+        if named is None:
+            return not_tested(_NO_PAYLOAD)
+        wrong = _of_types(profile, key, named, CA_TYPES)
+        if wrong is not None:
+            return wrong
+        try:
+            certificates = certificates_of(named.get("PayloadContent"))
+        except CertificateError:
+            certificates = ()
+        if any(map(is_ca, certificates)):
+            return None
+        names = ", ".join(common_name_of(each) or "without a name" for each in certificates)[:200]
+        seen = f"one with the certificate {names}, which is of no CA" if certificates else "one without a certificate"
+        return failed(f"{key} to name a payload with the certificate of a CA", seen, profile)
+
+    return of_named(evidence, CA_KEYS, judge)
+
+
+def _of_types(profile: SentProfile, key: str, named: Mapping[str, Any], types: tuple[str, ...]) -> Finding | None:
+    found = named.get("PayloadType")
+    if found in types:
         return None
-
-    return lambda evidence: of_payloads(evidence, judge)
+    seen = f"one of type {str(found)[:80]}"
+    return failed(f"{key} to name a payload of type {', '.join(types)}", seen, profile)
 
 
 def trusted(identity_key: str, cas_key: str, role: str) -> Check:
@@ -219,14 +247,14 @@ REQUIREMENTS = (
         "DeviceCertificateUUID and ControllerCertificateUUID must name payloads that provide an identity.",
         Source(PAYLOAD, "DeviceCertificateUUID, ControllerCertificateUUID"),
         _PROBE,
-        payload_types(CERTIFICATE_KEYS, IDENTITY_TYPES),
+        identity_types,
     ),
     must_of_lom(
         "LOM-SETUP-11",
         "DeviceCACertificateUUIDs and ControllerCACertificateUUIDs must name payloads that contain a CA certificate.",
         Source(PAYLOAD, "DeviceCACertificateUUIDs, ControllerCACertificateUUIDs"),
         _PROBE,
-        payload_types(CA_KEYS, CA_TYPES),
+        ca_certificates,
     ),
     must_of_lom(
         "LOM-SETUP-12",

@@ -23,8 +23,7 @@ from agent.conform.reading.lom import (
     lom_profiles,
     must_of_lom,
     of_identities,
-    of_payloads,
-    uuids_in,
+    of_named,
 )
 from agent.conform.trace.evidence import Evidence, SentProfile
 from agent.conform.verdicts.requirement import Finding, Source, failed, not_tested, passed
@@ -69,17 +68,12 @@ def setup_to_the_letter(evidence: Evidence) -> Finding:
 def references_resolve(evidence: Evidence) -> Finding:
     """Each UUID in the LOM payload is the PayloadUUID of a payload of the same profile."""
 
-    def judge(profile: SentProfile, payload: Mapping[str, Any]) -> Finding | None:
-        uuids = [(key, payload[key]) for key in CERTIFICATE_KEYS if key in payload]
-        uuids += [(key, each) for key in CA_KEYS for each in uuids_in(payload, key)]
-        for key, uuid in uuids:
-            if profile.payload(uuid) is None:
-                return failed(
-                    f"{key} to name a payload of the profile", f"{str(uuid)[:80]}, which no payload has", profile
-                )
-        return None
+    def judge(profile: SentProfile, key: str, uuid: Any, named: Mapping[str, Any] | None) -> Finding | None:
+        if named is not None:
+            return None
+        return failed(f"{key} to name a payload of the profile", f"{str(uuid)[:80]}, which no payload has", profile)
 
-    return of_payloads(evidence, judge)
+    return of_named(evidence, (*CERTIFICATE_KEYS, *CA_KEYS), judge)
 
 
 def key_usage(evidence: Evidence) -> Finding:

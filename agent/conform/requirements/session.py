@@ -59,6 +59,9 @@ def delivered(evidence: Evidence) -> Finding:
             )
         if sent[0].request_type != note.request_type:
             return failed(f"RequestType {note.request_type}", sent[0].request_type or "none", sent[0])
+        begun = [each for each in sessions if each.at >= note.at]  # not before the command was queued
+        if len(begun) > 1 and begun[0].status == 200 and sent[0].number >= begun[1].number:
+            return failed(f"{note.request_type} in the next session", "it in a later session", note, begun[0], sent[0])
     return passed(*evidence.commands())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from agent.conform.stage.handshakes import NOT_IN_TIME
 from agent.conform.trace.evidence import Evidence
 from agent.conform.trace.records import TLSRecord
 from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
@@ -11,6 +12,7 @@ from agent.pki.certificates import CertificateError, read_certificates
 from agent.pki.tls_floor import Handshake, Rule, faults
 
 _ARTICLE = "Apple support article 126655"
+_NO_HANDSHAKE = "No handshake came to its end."
 _NO_TLS_1_2 = "No handshake agreed on TLS 1.2: the server may speak TLS 1.3 alone."
 
 
@@ -21,13 +23,16 @@ def extended_master_secret(evidence: Evidence) -> Finding:
 
 
 def no_old_version(evidence: Evidence) -> Finding:
-    """TLS 1.0 and 1.1 are refused."""
+    """TLS 1.0 and 1.1 are refused, and another handshake is not."""
     shaken = evidence.handshakes("up to TLS 1.1")
     if not shaken:
         return not_tested("No handshake was tried.")
     if shaken[0].version:
         return failed("a refused handshake", f"{shaken[0].version} with {shaken[0].cipher}", shaken[0])
-    return passed(shaken[0])
+    if shaken[0].error == NOT_IN_TIME:
+        return not_tested("The server did not answer in time.", shaken[0])
+    agreed = [each for each in evidence.handshakes() if each.version]
+    return passed(shaken[0], *agreed) if agreed else not_tested(_NO_HANDSHAKE, shaken[0])
 
 
 def forward_secrecy(evidence: Evidence) -> Finding:
@@ -50,7 +55,7 @@ def strong_certificate(evidence: Evidence) -> Finding:
         if not certificate.not_valid_before_utc <= day <= certificate.not_valid_after_utc:
             dates = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
             return failed(f"a certificate that is valid on {day:%Y-%m-%d}", f"one from {dates}", each)
-    return passed(*shaken) if shaken else not_tested("No handshake came to its end.")
+    return passed(*shaken) if shaken else not_tested(_NO_HANDSHAKE)
 
 
 def _judged(shaken: list[TLSRecord], rule: Rule) -> Finding:

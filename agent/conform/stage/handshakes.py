@@ -24,6 +24,8 @@ _VERSIONS = {
     "TLSv1.2": SSL.TLS1_2_VERSION,
     "TLSv1.3": SSL.TLS1_3_VERSION,
 }
+NOT_IN_TIME = "the handshake did not end in time"
+"""The error of a handshake that the server neither ended nor refused."""
 _EVERY_CIPHER = b"ALL:COMPLEMENTOFALL:@SECLEVEL=0"
 
 
@@ -104,6 +106,8 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, SSL.Error):
         reasons = error.args[0] if error.args and isinstance(error.args[0], list) else []
         return str(reasons[-1][2]) if reasons else "the connection was closed"
+    if isinstance(error, TimeoutError):
+        return NOT_IN_TIME
     return str(error) or type(error).__name__
 
 
@@ -115,7 +119,7 @@ def _shake(tls: SSL.Connection, sock: socket.socket, deadline: float) -> None:
             send(tls, sock)
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError("the handshake did not end in time") from None
+                raise TimeoutError from None
             sock.settimeout(left)
             octets = sock.recv(_READ)
             if not octets:

@@ -25,6 +25,7 @@ _CONCLUSIONS = {
     3: "No Mac could enroll, or the server stopped answering: what needs an enrolled Mac was not tested.",
     4: "No must failed without a waiver; some waivers expect a failure that happened, or one that did not.",
 }
+_STOPPED = "The run was stopped: the requirements that were not reached are not tested."
 
 
 class Evidence(Struct, frozen=True, omit_defaults=True):
@@ -76,6 +77,7 @@ class Report(Struct, frozen=True, kw_only=True):
     complete: bool
     """Whether the run was not stopped."""
     exit_status: int
+    """Of the command; of a run that a signal stopped, 128 and the number of the signal."""
     requirements: tuple[Entry, ...]
 
     def failures(self) -> list[Entry]:
@@ -93,10 +95,12 @@ class Report(Struct, frozen=True, kw_only=True):
 
     @property
     def conclusion(self) -> str:
-        """What the exit status means, as sentences."""
+        """What came out, as sentences: what the exit status means, and whether the run was stopped."""
         total, untested = len(self.requirements), self.counts["not tested"]
         left = f" Not tested: {untested} of {total}." if untested else ""
-        return f"{_CONCLUSIONS[self.exit_status]}{left}"
+        broken = any(each.verdict == "fail" and each.waived != Waived.EXPECTED for each in self.requirements)
+        meant = _CONCLUSIONS.get(self.exit_status, _CONCLUSIONS[int(broken)])  # of a signal: the verdicts so far
+        return f"{meant}{left}" if self.complete else f"{_STOPPED} {meant}{left}"
 
     @property
     def facts(self) -> str:
@@ -117,8 +121,8 @@ class Report(Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
 
-def report_of(trace: Trace, judgement: Judgement, *, complete: bool = True) -> Report:
-    """The report of a trace and its verdicts."""
+def report_of(trace: Trace, judgement: Judgement, *, signal_number: int | None = None) -> Report:
+    """The report of a trace and its verdicts. ``signal_number``: of the signal that stopped this run."""
     header = trace.header
     records = {record.number: record for record in trace.records}
     server = ServerFacts(header.server.adapter, header.server.url, trace.software())
@@ -131,8 +135,8 @@ def report_of(trace: Trace, judgement: Judgement, *, complete: bool = True) -> R
         os=header.os,
         server=server,
         counts=judgement.counts,
-        complete=complete,
-        exit_status=judgement.exit_status,
+        complete=signal_number is None and not trace.stopped,
+        exit_status=judgement.exit_status if signal_number is None else 128 + signal_number,
         requirements=tuple(_entry(each, records) for each in judgement.judged),
     )
 
