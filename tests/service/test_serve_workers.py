@@ -26,9 +26,9 @@ from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.service.errors import WorkerGone
 from agent.service.macs.parts import ServiceSettings
-from agent.service.workers.crew import SILENT_SECONDS, Crew, CrewWorker
 from agent.service.workers.messages import Share, Start
 from agent.service.workers.numbers import Numbers
+from agent.service.workers.pool import SILENT_SECONDS, PoolWorker, WorkerPool
 from agent.service.workers.roster import SharedGroup, divided
 from agent.service.workers.share import ShareService
 from agent.state.fleet import FleetState
@@ -366,15 +366,15 @@ def test_a_silent_worker_is_killed_and_what_waits_for_it_ends() -> None:
     told: list[str] = []
 
     class Owner:
-        def worker_lost(self, worker: CrewWorker) -> None:
+        def worker_lost(self, worker: PoolWorker) -> None:
             told.append(worker.lost)
 
     clock, processes = Reactor(), Processes()
-    crew = Crew(clock, Owner(), processes)  # type: ignore[arg-type]
-    crew.start([Start(1, {}), Start(2, {})])
-    silent, busy = crew.workers
-    waiting = Deferred.fromCoroutine(crew.call_all("info"))
-    alone = crew.call(silent, "mac", mac="0")
+    pool = WorkerPool(clock, Owner(), processes)  # type: ignore[arg-type]
+    pool.start([Start(1, {}), Start(2, {})])
+    silent, busy = pool.workers
+    waiting = Deferred.fromCoroutine(pool.call_all("info"))
+    alone = pool.call(silent, "mac", mac="0")
     for _ in range(SILENT_SECONDS):
         busy.quiet = 0  # it sends something
         clock.advance(1)
@@ -386,9 +386,9 @@ def test_a_silent_worker_is_killed_and_what_waits_for_it_ends() -> None:
     assert alone.result is WorkerGone
     busy.calls.pop(2).callback(b"{}")
     assert waiting.result == {busy: b"{}"}
-    assert crew.present == [busy]
+    assert pool.present == [busy]
     with pytest.raises(WorkerGone, match="worker 1"):
-        crew.call(silent, "mac", mac="0")
+        pool.call(silent, "mac", mac="0")
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ class Workers:
 
     def lost(self) -> str:
         """The workers that have ended by themselves."""
-        return " ".join(self.service.lost_text(worker) for worker in self.service.crew.workers if worker.lost)
+        return " ".join(self.service.lost_text(worker) for worker in self.service.pool.workers if worker.lost)
 
 
 def workers_of(options: Mapping[str, Any], state: FleetState | None) -> int:

@@ -26,8 +26,8 @@ from agent.service.events import EventLog
 from agent.service.macs.clocks import MacClock, ManualClock, RealClock
 from agent.service.macs.parts import ServiceSettings
 from agent.service.types import AddMacs, APNsInfo, Event, LabInfo, Mac
-from agent.service.workers.crew import Crew, CrewWorker
 from agent.service.workers.messages import Happened, Share, Start
+from agent.service.workers.pool import PoolWorker, WorkerPool
 from agent.service.workers.roster import Place, Roster, SharedGroup, divided, spread
 from agent.state.rules import KeptFaults
 
@@ -38,7 +38,7 @@ ResultT = TypeVar("ResultT")
 
 
 class Front:
-    """The front. ``events``, ``faults``, ``roster`` and ``crew`` are for reading.
+    """The front. ``events``, ``faults``, ``roster`` and ``pool`` are for reading.
 
     ``on_warning`` is called with texts for the operator, ``on_failure`` when a state file cannot be written.
     """
@@ -59,7 +59,7 @@ class Front:
         self.faults = KeptFaults()
         self.clock: MacClock = ManualClock(reactor) if settings.manual_clock else RealClock(reactor)
         self.roster = Roster()
-        self.crew = Crew(reactor, self)
+        self.pool = WorkerPool(reactor, self)
         self.lab: LabInfo | None = None
         self.apns: APNsInfo | None = None
         self.on_reset: Callable[[], object] = lambda: None
@@ -85,15 +85,15 @@ class Front:
 
     async def open(self, starts: list[Start]) -> None:
         """Start the workers and make the Macs of the start, or those of the state file. Raises OperatorError."""
-        self.crew.start(starts)
+        self.pool.start(starts)
         state = self.state
         is_new = state is None or state.numbers().macs is None
         if state is not None:
             self._continue(state)
-        for worker in self.crew.workers:
+        for worker in self.pool.workers:
             shares = [group.shares[worker.number] for group in self.roster if worker.number in group.shares]
             rules = [each.rule for each in self.faults]
-            answer = msgspec.json.decode(await self.crew.call(worker, "open", shares=shares, rules=rules))
+            answer = msgspec.json.decode(await self.pool.call(worker, "open", shares=shares, rules=rules))
             worker.last_exchange = answer["exchange"]
             for first, indexes in answer["removed"].items():
                 self._removed.setdefault(int(first), set()).update(indexes)
@@ -106,7 +106,7 @@ class Front:
         self._closed = True
         if self._turns.running:
             self._turns.stop()
-        await self.crew.close()
+        await self.pool.close()
         if self.state is not None:
             self.state.close()
 
@@ -134,8 +134,8 @@ class Front:
 
     def enroll_start(self) -> None:
         """Have each worker begin to enroll its Macs that are not enrolled."""
-        for worker in self.crew.present:
-            self.crew.call(worker, "enroll_start").addErrback(_ignore_gone)
+        for worker in self.pool.present:
+            self.pool.call(worker, "enroll_start").addErrback(_ignore_gone)
 
     def is_removed(self, group: SharedGroup, index: int) -> bool:
         """Whether a Mac was removed."""
@@ -164,7 +164,7 @@ class Front:
         self.roster.clear()
         self._removed.clear()
         self.faults.clear()
-        await self.crew.call_all("reset", body={"seed": None})
+        await self.pool.call_all("reset", body={"seed": None})
         self.events.clear()
         self._requests = 0
         self.seed = self.settings.seed if seed is None else seed
@@ -181,7 +181,7 @@ class Front:
         if rule.on == "push" and self.settings.push is None:
             raise without_gateway()
         rule = self.faults.add(rule, self.clock.seconds())
-        await self.crew.call_all("follow_rule", rule=rule)
+        await self.pool.call_all("follow_rule", rule=rule)
         return rule
 
     async def live(self) -> LiveView:
@@ -189,13 +189,13 @@ class Front:
         recent = self._recent
         if recent is None:
             recent = self._recent = Recent()
-            for worker, row in (await self.crew.call_all("first_row")).items():
+            for worker, row in (await self.pool.call_all("first_row")).items():
                 recent.add(worker.number, msgspec.json.decode(row))
             recent.turn()
             if not self._turns.running and not self._closed:
                 self._turns.start(1.0, now=False)
         view = recent.view(self._reactor.seconds() - self.began, ())
-        return replace(view, workers={str(worker.number): not worker.lost for worker in self.crew.workers})
+        return replace(view, workers={str(worker.number): not worker.lost for worker in self.pool.workers})
 
     # The gateway beside the Macs.
 
@@ -219,13 +219,13 @@ class Front:
 
     def push(self, owner: int, push: RoutedPush) -> None:
         """Have a worker decide on a push; its answer goes to ``on_push_answer``."""
-        link = self.crew.worker(owner).link
+        link = self.pool.worker(owner).link
         if link is not None:
             link.send(push)
 
     # What the workers tell.
 
-    def happened(self, worker: CrewWorker, message: Happened) -> None:
+    def happened(self, worker: PoolWorker, message: Happened) -> None:
         """Number what happened."""
         if message.exchange > worker.last_exchange:
             count = message.exchange - worker.last_exchange
@@ -243,16 +243,16 @@ class Front:
                 event = structs.replace(event, data={**event.data, "exchange": worker.exchanges.of_front(exchange)})
             self.events.take(event)
 
-    def counted(self, worker: CrewWorker, row: Mapping[str, Any]) -> None:
+    def counted(self, worker: PoolWorker, row: Mapping[str, Any]) -> None:
         """A second is over."""
         if self._recent is not None:
             self._recent.add(worker.number, row)
 
-    def push_answered(self, worker: CrewWorker, answer: RoutedAnswer) -> None:
+    def push_answered(self, worker: PoolWorker, answer: RoutedAnswer) -> None:
         """A push endpoint has decided."""
         self.on_push_answer(worker.number, answer)
 
-    def worker_lost(self, worker: CrewWorker) -> None:
+    def worker_lost(self, worker: PoolWorker) -> None:
         """A worker has ended by itself."""
         if self._recent is not None:
             self._recent.lose(worker.number)
@@ -266,13 +266,13 @@ class Front:
         """The state file of a worker cannot be written."""
         self.on_failure(error)
 
-    def lost_text(self, worker: CrewWorker) -> str:
+    def lost_text(self, worker: PoolWorker) -> str:
         """What was lost with a worker, for people."""
         return f"Worker {worker.number} is lost, with the Macs {self._macs_of(worker)}: {worker.lost}."
 
     # Parts.
 
-    def _macs_of(self, worker: CrewWorker) -> str:
+    def _macs_of(self, worker: PoolWorker) -> str:
         return spread([group.shares[worker.number] for group in self.roster if worker.number in group.shares])
 
     async def _add_start(self) -> None:
@@ -284,7 +284,7 @@ class Front:
     async def _add(self, population: Population, *, shown: bool = False) -> list[Mac]:
         if self.roster.has_seed(population.seed):
             raise seed_in_use(population.seed)
-        loads = {worker.number: self.roster.count_of(worker.number) for worker in self.crew.present}
+        loads = {worker.number: self.roster.count_of(worker.number) for worker in self.pool.present}
         if not loads:
             raise WorkerGone("Expected a worker for the Macs, found that all have ended. Start lom-agent serve again.")
         first = self.roster.next_number
@@ -294,11 +294,11 @@ class Front:
         added: list[Mac] = []
         try:
             for number, share in shares.items():
-                octets = await self.crew.call(self.crew.worker(number), "add_share", share=share, shown=shown)
+                octets = await self.pool.call(self.pool.worker(number), "add_share", share=share, shown=shown)
                 added += msgspec.json.decode(octets, type=list[Mac] | None) or []
         except OperatorError:
             self.roster.remove(group)
-            await self.crew.call_all("remove_share", first=first)
+            await self.pool.call_all("remove_share", first=first)
             raise
         self._save()
         return sorted(added, key=lambda mac: mac.number)

@@ -49,8 +49,8 @@ from agent.service.types import (
     Wait,
     WaitState,
 )
-from agent.service.workers.crew import CrewWorker
 from agent.service.workers.front import Front
+from agent.service.workers.pool import PoolWorker
 from agent.service.workers.roster import Place
 
 AnswerT = TypeVar("AnswerT")
@@ -78,7 +78,7 @@ class FrontAPI:
 
     def __init__(self, front: Front, clock: Clock, authorities: Authorities | None) -> None:
         self._front = front
-        self._crew = front.crew
+        self._pool = front.pool
         self._clock = clock
         self._authorities = authorities
 
@@ -101,8 +101,8 @@ class FrontAPI:
             apns=front.apns,
             state_file=None if state is None else str(state.path),
             pid=os.getpid(),
-            workers=len(self._crew.workers),
-            lost_workers=[front.lost_text(worker) for worker in self._crew.workers if worker.lost],
+            workers=len(self._pool.workers),
+            lost_workers=[front.lost_text(worker) for worker in self._pool.workers if worker.lost],
         )
 
     async def results(self) -> Results:
@@ -150,7 +150,7 @@ class FrontAPI:
         """Remove every Mac."""
 
         async def remove() -> None:
-            await self._crew.call_all("remove_macs")
+            await self._pool.call_all("remove_macs")
             self._front.removed_all()
 
         await self._alone(remove)
@@ -222,7 +222,7 @@ class FrontAPI:
         worker = self._front.roster.worker_of_segment(number)
         if worker is None:
             raise not_a_segment(segment)
-        octets = await self._crew.call(self._crew.worker(worker), "mains", segment=segment, body=body)
+        octets = await self._pool.call(self._pool.worker(worker), "mains", segment=segment, body=body)
         return msgspec.json.decode(octets, type=list[Mac])
 
     # Rules.
@@ -250,7 +250,7 @@ class FrontAPI:
 
         async def remove() -> None:
             self._front.faults.clear()
-            await self._crew.call_all("remove_rules")
+            await self._pool.call_all("remove_rules")
 
         await self._alone(remove)
 
@@ -268,7 +268,7 @@ class FrontAPI:
             if all(each.rule.id != rule for each in self._front.faults):
                 raise not_a_rule(rule)
             self._front.faults.remove(rule)
-            await self._crew.call_all("remove_rule", rule=rule)
+            await self._pool.call_all("remove_rule", rule=rule)
 
         await self._alone(remove)
 
@@ -279,9 +279,9 @@ class FrontAPI:
     ) -> list[Exchange]:
         """The last exchanges of a Mac, or of all."""
         place = None if mac is None else self._front.find(mac)
-        workers = self._crew.present if place is None else [self._crew.worker(place.worker)]
+        workers = self._pool.present if place is None else [self._pool.worker(place.worker)]
         asked = [
-            self._crew.call(
+            self._pool.call(
                 worker,
                 "exchanges",
                 mac=None if place is None else str(place.number),
@@ -307,7 +307,7 @@ class FrontAPI:
     async def clear_exchanges(self, mac: str | None) -> None:
         """Forget exchanges."""
         if mac is None:
-            await self._crew.call_all("clear_exchanges", mac=None)
+            await self._pool.call_all("clear_exchanges", mac=None)
         else:
             await self._of("clear_exchanges", None, mac)
 
@@ -324,7 +324,7 @@ class FrontAPI:
     async def wait(self, body: Wait) -> Event:
         """Wait for an event."""
         if body.timeout <= 0:
-            await self._crew.call_all("sync")  # whatever has happened has arrived
+            await self._pool.call_all("sync")  # whatever has happened has arrived
         try:
             return await self._front.events.wait(body, self._clock)
         except TimedOut as error:
@@ -333,18 +333,18 @@ class FrontAPI:
 
     # Parts.
 
-    async def _all(self, name: str, kind: Any, **arguments: Any) -> list[tuple[CrewWorker, Any]]:
-        answers = await self._crew.call_all(name, **arguments)
+    async def _all(self, name: str, kind: Any, **arguments: Any) -> list[tuple[PoolWorker, Any]]:
+        answers = await self._pool.call_all(name, **arguments)
         return [(worker, msgspec.json.decode(octets, type=kind)) for worker, octets in answers.items()]
 
-    async def _of(self, name: str, kind: Any, mac: str, **arguments: Any) -> tuple[CrewWorker, Any]:
+    async def _of(self, name: str, kind: Any, mac: str, **arguments: Any) -> tuple[PoolWorker, Any]:
         """Ask the worker of a Mac."""
         return await self._ask(self._front.find(mac), name, kind, **arguments)
 
-    async def _ask(self, place: Place, name: str, kind: Any, **arguments: Any) -> tuple[CrewWorker, Any]:
-        worker = self._crew.worker(place.worker)
+    async def _ask(self, place: Place, name: str, kind: Any, **arguments: Any) -> tuple[PoolWorker, Any]:
+        worker = self._pool.worker(place.worker)
         try:
-            octets = await self._crew.call(worker, name, mac=str(place.number), **arguments)
+            octets = await self._pool.call(worker, name, mac=str(place.number), **arguments)
         except RequestFailed as failed:
             failed.exchanges = _numbered(worker, failed.exchanges)
             raise
@@ -388,6 +388,6 @@ class FrontAPI:
         )
 
 
-def _numbered(worker: CrewWorker, exchanges: Iterable[Exchange]) -> list[Exchange]:
+def _numbered(worker: PoolWorker, exchanges: Iterable[Exchange]) -> list[Exchange]:
     """The exchanges of a worker with the numbers of the front."""
     return [structs.replace(each, number=worker.exchanges.of_front(each.number)) for each in exchanges]

@@ -39,29 +39,29 @@ CLOSE_SECONDS = 10.0  # in which a worker ends that is told to; ours
 _OWN_PROBLEMS = {400: OperatorError, 503: WorkerGone}
 
 
-class CrewOwner(Protocol):
-    """What the crew tells: the front."""
+class WorkerPoolOwner(Protocol):
+    """What the pool tells: the front."""
 
-    def happened(self, worker: CrewWorker, message: Happened) -> object:
+    def happened(self, worker: PoolWorker, message: Happened) -> object:
         """There are new events and exchanges."""
 
-    def counted(self, worker: CrewWorker, row: Mapping[str, Any]) -> object:
+    def counted(self, worker: PoolWorker, row: Mapping[str, Any]) -> object:
         """A second is over."""
 
-    def push_answered(self, worker: CrewWorker, answer: RoutedAnswer) -> object:
+    def push_answered(self, worker: PoolWorker, answer: RoutedAnswer) -> object:
         """A push endpoint has decided."""
 
     def warned(self, text: str) -> object:
         """A text for the operator."""
 
-    def worker_lost(self, worker: CrewWorker) -> object:
+    def worker_lost(self, worker: PoolWorker) -> object:
         """A worker has ended by itself."""
 
     def broken(self, error: OperatorError) -> object:
         """The service cannot go on."""
 
 
-class CrewWorker:
+class PoolWorker:
     """One worker. ``number`` is from 1; ``lost`` says why it is not there any more, empty while it is."""
 
     def __init__(self, number: int) -> None:
@@ -82,11 +82,11 @@ class CrewWorker:
         self.ended: Deferred[None] = Deferred()
 
 
-class Crew:
+class WorkerPool:
     """The workers. Every call ends: with an answer, or with WorkerGone where the worker ends."""
 
-    def __init__(self, reactor: Any, owner: CrewOwner, executor: ProcessEach | None = None) -> None:
-        self.workers: list[CrewWorker] = []
+    def __init__(self, reactor: Any, owner: WorkerPoolOwner, executor: ProcessEach | None = None) -> None:
+        self.workers: list[PoolWorker] = []
         self._reactor = reactor
         self._owner = owner
         self._executor = ProcessEach() if executor is None else executor
@@ -96,14 +96,14 @@ class Crew:
         self._silence.clock = reactor
 
     @property
-    def present(self) -> list[CrewWorker]:
+    def present(self) -> list[PoolWorker]:
         """The workers that are there."""
         return [worker for worker in self.workers if worker.link is not None]
 
     def start(self, starts: Sequence[Start]) -> None:
         """Start the processes."""
         for start in starts:
-            worker = CrewWorker(start.worker)
+            worker = PoolWorker(start.worker)
             self.workers.append(worker)
             ours, its = socket.socketpair()
             with its:
@@ -115,11 +115,11 @@ class Crew:
             future.add_done_callback(gone)
         self._silence.start(1.0, now=False)
 
-    def worker(self, number: int) -> CrewWorker:
+    def worker(self, number: int) -> PoolWorker:
         """The worker with this number."""
         return self.workers[number - 1]
 
-    def call(self, worker: CrewWorker, name: str, **arguments: Any) -> Deferred[bytes]:
+    def call(self, worker: PoolWorker, name: str, **arguments: Any) -> Deferred[bytes]:
         """Ask a worker; fires with the answer in JSON. Fails with RequestFailed, OperatorError and WorkerGone."""
         if worker.link is None or self._closing:
             raise WorkerGone(_gone_text(worker))
@@ -130,7 +130,7 @@ class Crew:
         worker.link.send(Call(number, name, msgspec.json.encode(arguments)))
         return answer
 
-    async def call_all(self, name: str, **arguments: Any) -> dict[CrewWorker, bytes]:
+    async def call_all(self, name: str, **arguments: Any) -> dict[PoolWorker, bytes]:
         """Ask every worker that is there; the answers of those that have not ended meanwhile.
 
         Fails as ``call`` where an answer is an error.
@@ -164,7 +164,7 @@ class Crew:
 
     # What the links and the processes tell.
 
-    def _received(self, worker: CrewWorker, message: Message) -> None:
+    def _received(self, worker: PoolWorker, message: Message) -> None:
         worker.quiet = 0
         match message:
             case Answered():
@@ -192,23 +192,23 @@ class Crew:
             if worker.quiet == SILENT_SECONDS:
                 self._end(worker, f"it sent nothing for {SILENT_SECONDS} s")
 
-    def _link_lost(self, worker: CrewWorker, reason: str) -> None:
+    def _link_lost(self, worker: PoolWorker, reason: str) -> None:
         worker.link = None
         self._end(worker, reason)
         if worker.future is not None:
             self._gone(worker, worker.future)
 
-    def _end(self, worker: CrewWorker, reason: str) -> None:
+    def _end(self, worker: PoolWorker, reason: str) -> None:
         """Kill its process, whose end comes to ``_process_ended``."""
         worker.why = worker.why or reason
         self._executor.kill(worker.number - 1)
 
-    def _process_ended(self, worker: CrewWorker, future: Future[Any]) -> None:
+    def _process_ended(self, worker: PoolWorker, future: Future[Any]) -> None:
         worker.future = future
         if worker.link is None or self._closing:  # else its last messages are still in the socket, whose end then comes
             self._gone(worker, future)
 
-    def _gone(self, worker: CrewWorker, future: Future[Any]) -> None:
+    def _gone(self, worker: PoolWorker, future: Future[Any]) -> None:
         if worker.ended.called:
             return
         error = future.exception()
@@ -222,7 +222,7 @@ class Crew:
         worker.ended.callback(None)
 
 
-def _gone_text(worker: CrewWorker) -> str:
+def _gone_text(worker: PoolWorker) -> str:
     return (
         f"Expected worker {worker.number} with its Macs, found that it has ended: {worker.lost or 'the end'}. "
         "Start lom-agent serve again; with --state it goes on where it was."
