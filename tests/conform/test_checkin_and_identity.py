@@ -17,12 +17,14 @@ from agent.conform.requirements import selected
 from agent.conform.requirements.checkin import check_in_answered, no_push_after, token_removed, token_returned
 from agent.conform.requirements.hostile import queue_is_not_handed_over, resumed_is_bound
 from agent.conform.requirements.identity import another_report
+from agent.conform.requirements.lom_relay import error_ends_request, example_survived
 from agent.conform.requirements.renewal import new_identity, same_server
-from agent.conform.requirements.session import delivered, survived
+from agent.conform.requirements.scep import wrong_challenge
+from agent.conform.requirements.session import delivered, not_again, survived
 from agent.conform.requirements.tls import no_old_version
 from agent.conform.stage.handshakes import NOT_IN_TIME
 from agent.conform.stage.target import Target, embedded_lab
-from agent.conform.trace.bodies import body_of
+from agent.conform.trace.bodies import Body, body_of
 from agent.conform.trace.evidence import Evidence
 from agent.conform.trace.records import ExchangeRecord, NoteRecord, Record, TLSRecord
 from agent.conform.verdicts.judge import judge
@@ -216,6 +218,27 @@ def test_an_identity_that_did_not_change_is_no_renewal() -> None:
 def test_a_message_that_never_left_the_mac_is_not_judged(status: int | None, http: str, outcome: Outcome) -> None:
     record = structs.replace(sent(1, status, "Authenticate", http=http, error="refused"), kind="checkin")
     assert check_in_answered(Evidence([record]), "Authenticate").outcome is outcome
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, Outcome.PASSED), (500, Outcome.NOT_TESTED)])
+def test_a_session_that_is_refused_does_not_show_that_a_command_is_over(status: int, expected: Outcome) -> None:
+    result = structs.replace(session(1, 200), answer_status="Acknowledged", command_uuid="1")
+    assert outcome(not_again, result, session(2, status)) is expected
+    error = structs.replace(result, answer_status="Error", request_type="LOMDeviceRequest")
+    assert outcome(error_ends_request, error, session(2, status)) is expected
+    example = sent(1, 200, "example answer", request=body_of(dump_xml({"CommandUUID": "1"})))
+    assert outcome(example_survived, example, session(2, status)) is expected
+
+
+@pytest.mark.parametrize(("right", "expected"), [("SUCCESS", Outcome.PASSED), ("FAILURE", Outcome.NOT_TESTED)])
+def test_a_ca_that_refuses_every_challenge_has_not_refused_the_wrong_one(right: str, expected: Outcome) -> None:
+    def asked(number: int, probe: str, status: str) -> ExchangeRecord:
+        answer = Body(form="scep", value={"pkiStatus": status})
+        record = sent(number, 200, "PKIOperation", response=answer)
+        return structs.replace(record, kind="scep", probe=probe)
+
+    wrong = asked(2, "scep-wrong-challenge", "FAILURE")
+    assert outcome(wrong_challenge, asked(1, "scep-enroll", right), wrong) is expected
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conform_runs import played_in_lab
+from conform_runs import authorities, played_in_lab
 from hypothesis import settings
 from msgspec.structs import replace
-from twisted.internet import reactor  # noqa: F401 - it is installed before agent.conform uses it
+from twisted.internet import reactor
 
+from agent import plists
 from agent.conform.requirements import requirements
 from agent.conform.trace.bodies import Body
 from agent.conform.trace.records import (
@@ -29,6 +30,9 @@ from agent.conform.verdicts.judge import Verdict, judge
 from agent.conform.verdicts.requirement import Requirement
 from agent.fleet.population import Mac, Population
 from agent.lab.defects import Defect, all_defects
+from agent.lab.mdm.core import Lab
+from agent.lab.web.server import LabServer
+from agent.pki.cms import open_signed
 
 Run = Callable[..., Any]
 WITHOUT_ANSWERS = {"MDM-ENROLL-20", "MDM-ENROLL-28", *(f"OS27-TLS-{number:02}" for number in range(2, 6))}
@@ -111,6 +115,23 @@ def test_a_defect_fails_exactly_its_requirements(run_in_reactor: Run, defect: De
     again = read_trace(file)
     assert (again.header, again.records) == (trace.header, trace.records)
     assert write_trace(tmp_path / "again.jsonl", again).read_bytes() == file.read_bytes()
+
+
+def test_defects_of_the_enrollment_profile_can_be_together(run_in_reactor: Run) -> None:
+    names = {"enroll-two-mdm", "enroll-no-ca", "enroll-more-payloads", "enroll-pinning-other", "enroll-topic"}
+
+    async def scenario() -> bytes:
+        server = LabServer(reactor, Lab(defects=frozenset(names)), authorities())
+        server.listen()
+        try:
+            return server.enrollment_profile()
+        finally:
+            await server.close()
+
+    profile = plists.load_dict(open_signed(run_in_reactor(scenario())).content)
+    types = [each["PayloadType"] for each in profile["PayloadContent"]]
+    assert types.count("com.apple.mdm") == 2
+    assert len(types) == 5  # without the CA; with an identity, a policy, and the certificate that is pinned
 
 
 def test_every_requirement_has_a_defect_and_every_defect_is_asked_for_once() -> None:

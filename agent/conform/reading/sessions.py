@@ -86,3 +86,11 @@ def next_session(evidence: Evidence, before: ExchangeRecord, *shown_by: Exchange
                 return not_tested("The server did not accept a report of this Mac before, either.", *shown, each)
             return failed("status 200 in the next session", answer_to(each), *shown, each)
     return passed(*shown, *following.values())
+
+
+def later_sessions(evidence: Evidence, answer: ExchangeRecord) -> Finding:
+    """Passed if a session of this Mac was answered after this exchange: then what it did not bring is shown."""
+    sessions = evidence.exchanges("report", udid=answer.udid, answer_status="Idle", after=answer.number)
+    if any(each.status == 200 for each in sessions):
+        return passed(answer, *sessions)
+    return not_tested("No session was answered afterwards.", answer, *sessions)

@@ -24,7 +24,7 @@ from agent.conform.reading.lom import (
     of_items,
 )
 from agent.conform.trace.evidence import DeliveredCommand, Evidence
-from agent.conform.verdicts.requirement import Finding, Source, failed, not_tested, passed
+from agent.conform.verdicts.requirement import Finding, Outcome, Source, failed, not_tested, passed
 
 
 def item_keys(evidence: Evidence) -> Finding:
@@ -106,7 +106,10 @@ def unique_uuids(evidence: Evidence) -> Finding:
         seen[uuid] = command
         return None
 
-    return of_items(evidence, judge)
+    finding = of_items(evidence, judge)
+    if finding.outcome is Outcome.PASSED and "" in seen:
+        return not_tested("An item has no DeviceRequestUUID.", seen[""])
+    return finding
 
 
 def setup_before_request(evidence: Evidence) -> Finding:

@@ -26,9 +26,10 @@ from agent.conform.reading.lom import (
     lom_profiles,
     must_of_lom,
 )
+from agent.conform.reading.sessions import later_sessions
 from agent.conform.trace.evidence import DeliveredCommand, Evidence
 from agent.conform.trace.records import ExchangeRecord, NoteRecord
-from agent.conform.verdicts.requirement import Finding, Source, failed, not_tested, passed
+from agent.conform.verdicts.requirement import Finding, Outcome, Source, failed, not_tested, passed
 
 _REFERENCE = "Apple Mobile Device Management Protocol Reference"
 _NOT_NOW = Source(_REFERENCE, "MDM Protocol, Handling a NotNow Response", "2019-03-25")
@@ -156,6 +157,9 @@ def example_survived(evidence: Evidence) -> Finding:
         again = _again(evidence, answer, str(answer.request.dictionary.get("CommandUUID")))
         if again:
             return failed("no command again after its result was accepted", "the same command", answer, *again)
+        later = later_sessions(evidence, answer)
+        if later.outcome is not Outcome.PASSED:
+            return later
     return passed(*answers) if answers else not_tested(_NO_REQUEST)
 
 
@@ -166,6 +170,9 @@ def error_ends_request(evidence: Evidence) -> Finding:
         again = _again(evidence, error, error.command_uuid)
         if again:
             return failed("no command again after its result was accepted", "the same command", error, *again)
+        later = later_sessions(evidence, error)
+        if later.outcome is not Outcome.PASSED:
+            return later
     return passed(*errors) if errors else not_tested(_NO_REQUEST)
 
 

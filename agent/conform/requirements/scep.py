@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from agent.conform.reading.scep import NO_PAYLOAD, operations, settings, unasked
 from agent.conform.trace.bodies import certificates_of, plain
 from agent.conform.trace.evidence import Evidence
@@ -13,6 +15,7 @@ from agent.pki.scep.messages import CONTENT_TYPE
 from agent.profiles.scep import DEFAULT_KEY_SIZE, KEY_SIZES
 
 _RFC = "RFC 8894"
+_ENROLL = "scep-enroll"
 _PAYLOAD = "profiles/com.apple.security.scep.yaml"
 
 
@@ -49,18 +52,24 @@ def operation_type(evidence: Evidence) -> Finding:
 
 
 def wrong_challenge(evidence: Evidence) -> Finding:
-    """A wrong challenge is refused by a CertRep, without a certificate."""
-    exchanges = [each for each in operations(evidence, "PKIOperation") if each.status is not None]
+    """A wrong challenge is refused by a CertRep, without a certificate, and the right one is not."""
+    asked = [each for each in operations(evidence, "PKIOperation") if each.status is not None]
+    exchanges = [each for each in asked if each.probe != _ENROLL]
     if not exchanges:
         return not_tested("No certificate was asked for with a wrong challenge.")
     last = exchanges[-1]
-    status = last.response.dictionary.get("pkiStatus")
+    status = _status(last)
     if status == "PENDING":
         return not_tested("The CA has not decided on the certificate.", last)
     if status != "FAILURE":
         seen = "a certificate" if status == "SUCCESS" else _answer(last)
         return failed("a CertRep with the status FAILURE", seen, last)
-    return passed(last)
+    issued = [each for each in asked if each.probe == _ENROLL and _status(each) == "SUCCESS"]
+    return passed(last, *issued) if issued else not_tested("The CA refused the right challenge, too.", *asked)
+
+
+def _status(exchange: ExchangeRecord) -> Any:
+    return exchange.response.dictionary.get("pkiStatus")
 
 
 def fingerprint(evidence: Evidence) -> Finding:
@@ -112,8 +121,9 @@ def _answer(exchange: ExchangeRecord) -> str:
     return f"status {exchange.status} with a body of {exchange.response.length} bytes"
 
 
-def _entry(number: int, says: str, source: Source, check: Check, probe: str = "scep-enroll") -> Requirement:
-    return Requirement(f"MDM-SCEP-{number:02d}", Level.MUST, says, source, ("mdm",), (probe,), check, needs="scep")
+def _entry(number: int, says: str, source: Source, check: Check, *probes: str) -> Requirement:
+    id_ = f"MDM-SCEP-{number:02d}"
+    return Requirement(id_, Level.MUST, says, source, ("mdm",), (*probes, _ENROLL), check, needs="scep")
 
 
 REQUIREMENTS = (

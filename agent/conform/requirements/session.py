@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from agent.conform.reading.sessions import answer_to, next_session, unprepared
+from agent.conform.reading.sessions import answer_to, later_sessions, next_session, unprepared
 from agent.conform.trace.evidence import Evidence
-from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.conform.verdicts.requirement import Finding, Level, Outcome, Requirement, Source, failed, not_tested, passed
 
 _REFERENCE = "Apple Mobile Device Management Protocol Reference"
 _XML = ("application/xml", "text/xml", "application/x-apple-aspen-mdm")
@@ -71,12 +71,12 @@ def not_again(evidence: Evidence) -> Finding:
     if not results:
         return not_tested(_UNREACHED)
     for result in results:
-        sessions = evidence.exchanges("report", udid=result.udid, answer_status="Idle", after=result.number)
-        if not sessions:
-            return not_tested("No session was opened after the result.", result)
         again = evidence.commands(udid=result.udid, command_uuid=result.command_uuid, after=result.number - 1)
         if again:
             return failed("another command or an empty answer", "the command that was answered", result, *again)
+        later = later_sessions(evidence, result)
+        if later.outcome is not Outcome.PASSED:
+            return later
     return passed(*results)
 
 

@@ -69,25 +69,25 @@ class EnrollmentProfiles:
 
     def _spoiled(self, profile: bytes) -> bytes:
         content = plists.load_dict(profile)
+        parts = _Parts(content, *content["PayloadContent"])  # before a defect adds a payload or removes one
         for name, spoil in _SPOILS.items():
             if name in self.defects:
-                spoil(_Parts(content, *content["PayloadContent"]))
+                spoil(parts)
         if "enroll-pinning-other" in self.defects:
-            self._pin_another(content)
+            self._pin_another(parts)
         return plists.dump_xml(content)
 
-    def _pin_another(self, content: Dictionary) -> None:
+    def _pin_another(self, parts: _Parts) -> None:
         """Pin a CA in the profile that did not issue the server's certificate."""
-        anchor, _identity, mdm = content["PayloadContent"]
         other = {
-            **anchor,
+            **parts.anchor,
             "PayloadUUID": _new_uuid(),
-            "PayloadIdentifier": f"{anchor['PayloadIdentifier']}.other",
+            "PayloadIdentifier": f"{parts.anchor['PayloadIdentifier']}.other",
             "PayloadContent": self._authorities.lom_device_anchor.public_bytes(Encoding.DER),
         }
-        content["PayloadContent"].append(other)
+        parts.top["PayloadContent"].append(other)
         for url in ("ServerURL", "CheckInURL"):
-            mdm[f"{url}PinningCertificateUUIDs"] = [other["PayloadUUID"]]
+            parts.mdm[f"{url}PinningCertificateUUIDs"] = [other["PayloadUUID"]]
 
 
 @dataclass(frozen=True, slots=True)
