@@ -74,8 +74,9 @@ class HTTPConnection:
     ``stage`` is called with the name and the seconds of each stage that succeeded: ``connect``, ``handshake`` or
     ``handshake_resumed``, ``first_byte`` (from the request's first byte to the response's) and ``request`` (… to the
     response's last). ``resumption`` keeps the TLS session for the next connection with the same ``binding``.
-    ``alpn`` are the protocols that are offered; without any the server is not asked for HTTP/2. ``connected`` is called
-    with the version of HTTP (of HTTP_VERSIONS) of each connection that was opened.
+    ``alpn`` are the protocols that are offered; without any the server is not asked for HTTP/2. ``groups`` are the key
+    exchange groups, as of ``TLSContexts.client``. ``connected`` is called with the version of HTTP (of HTTP_VERSIONS)
+    of each connection that was opened.
     """
 
     __slots__ = (
@@ -90,6 +91,7 @@ class HTTPConnection:
         "_connected",
         "_connecting_at",
         "_contexts",
+        "_groups",
         "_http2",
         "_identity",
         "_origin",
@@ -125,12 +127,14 @@ class HTTPConnection:
         resumption: Resumption | None = None,
         binding: bytes = b"",
         alpn: tuple[bytes, ...] = (),
+        groups: bytes = b"",
         connected: Callable[[str], object] | None = None,
     ) -> None:
         self._stage = stage
         self._resumption = resumption
         self._binding = binding
         self._alpn = alpn
+        self._groups = groups
         self._connected = connected
         self._reactor = reactor
         self._check_of = check_of
@@ -251,7 +255,9 @@ class HTTPConnection:
         host, resumption = self._origin.host, self._resumption
         check: Check = self._check_of(host)
         tickets = resumption is not None
-        tls = self._contexts.client(sock, self._anchors, self._identity, check, host, tickets=tickets, alpn=self._alpn)
+        tls = self._contexts.client(
+            sock, self._anchors, self._identity, check, host, tickets=tickets, alpn=self._alpn, groups=self._groups
+        )
         if resumption is not None:
             check = resumption.offer(tls, self._binding, check)
         return tls, check

@@ -132,7 +132,8 @@ class FaultyConnection(HTTPConnection):
             return super()._secure(sock)
         host = self._origin.host  # no TLS session is resumed: the server would know the Mac by it
         check: Check = self._check_of(host)
-        return self._contexts.client(sock, self._anchors, self._shown, check, host, alpn=self._alpn), check
+        tls = self._contexts.client(sock, self._anchors, self._shown, check, host, alpn=self._alpn, groups=self._groups)
+        return tls, check
 
     def _keep_session(self, stream: TLSStream) -> None:
         if self._shown is None:

@@ -12,6 +12,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL, crypto
 
+from agent.errors import MisuseError
 from agent.pki.certificates import for_openssl, own_certificate
 from agent.pki.identity import Identity
 from agent.pki.issuing.authority import Authority
@@ -91,6 +92,17 @@ def was_resumed(connection: Any) -> bool:
     The caller must therefore also check that the server sent no certificate.
     """
     return not DIRECT or bool(_lib.SSL_session_reused(connection._ssl))
+
+
+def set_groups(context: Any, groups: bytes) -> None:
+    """Set the key exchange groups (RFC 8446, 4.2.7) that a context offers, in OpenSSL's names with colons.
+
+    Without the call they stay those of OpenSSL.
+    """
+    call = getattr(_lib, "SSL_CTX_set1_curves_list", None)
+    if call is not None and hasattr(context, "_context") and call(context._context, groups) != 1:
+        _lib.ERR_clear_error()
+        raise MisuseError(f"Expected names of key exchange groups, found {groups!r}.")
 
 
 KeptSession = bytes | SSL.Session

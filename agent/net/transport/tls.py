@@ -28,7 +28,10 @@ _KNOWN_HOSTS = 1024  # a fleet has few servers
 _DRAIN = SSL.Context(SSL.TLS_METHOD)  # of no connection
 
 
-_ContextKey = tuple[frozenset[x509.Certificate], tuple[x509.Certificate, ...], bool, tuple[bytes, ...]]
+CLASSIC_GROUPS = b"X25519:P-256:P-384:P-521"
+"""The key exchange groups of a client that knows no post-quantum one."""
+
+_ContextKey = tuple[frozenset[x509.Certificate], tuple[x509.Certificate, ...], bool, tuple[bytes, ...], bytes]
 
 
 class Check(Protocol):
@@ -78,13 +81,15 @@ class TLSContexts:
         *,
         tickets: bool = False,
         alpn: tuple[bytes, ...] = (),
+        groups: bytes = b"",
     ) -> SSL.Connection:
         """The client's end of a TLS connection to ``host`` over ``connected``; ``check`` verifies the peer.
 
-        ``tickets`` accepts session tickets, ``alpn`` are the protocols offered. Raises IdentityError.
+        ``tickets`` accepts session tickets, ``alpn`` are the protocols offered, ``groups`` the key exchange groups in
+        OpenSSL's names with colons; empty: those of OpenSSL. Raises IdentityError.
         """
         chain = identity.chain if identity is not None else ()
-        connection = SSL.Connection(self._context(anchors, chain, tickets, alpn), connected)
+        connection = SSL.Connection(self._context(anchors, chain, tickets, alpn, groups), connected)
         if identity is not None:
             use_identity(connection, identity)
         server_name = server_name_of(host)
@@ -110,13 +115,16 @@ class TLSContexts:
         chain: Sequence[x509.Certificate],
         tickets: bool,
         alpn: tuple[bytes, ...] = (),
+        groups: bytes = b"",
     ) -> SSL.Context:
-        key = frozenset(anchors), tuple(chain), tickets, alpn
+        key = frozenset(anchors), tuple(chain), tickets, alpn, groups
         context = self._clients.get(key)
         if context is None:
             context = self._clients[key] = make_context(anchors, chain, tickets=tickets)
             if alpn:
                 context.set_alpn_protos(list(alpn))
+            if groups:
+                openssl_direct.set_groups(context, groups)
             if self._system_anchors:
                 context.set_default_verify_paths()
             if self._short_keys:

@@ -29,7 +29,7 @@ from agent.net.transport.floor import FloorCheck
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.resolver import Resolver
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts
-from agent.net.transport.tls import Check, TLSContexts
+from agent.net.transport.tls import CLASSIC_GROUPS, Check, TLSContexts
 from agent.pki.identity import Identity
 from agent.pki.mdm_signatures import Signatures
 from agent.pki.tls_floor import SINCE
@@ -37,6 +37,9 @@ from agent.pki.verify import PeerCheck, server_judge
 
 MAX_DOWNLOADS = 16  # at a time; ours
 MAX_WARNINGS = 100  # ours: a server can cause a new text with each answer
+
+POST_QUANTUM_SINCE = 26
+"""The major macOS release from which on a Mac offers X25519MLKEM768. Source: Apple support article 122756."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ class Environment:
             timeouts=self.timeouts,
             stage=self.stage,
             alpn=self.alpn,
+            groups=b"" if version(mac.os_version)[0] >= POST_QUANTUM_SINCE else CLASSIC_GROUPS,
             connected=self.connected,
             resumption=resumption,
             binding=b"" if resumption is None else binding_of(origin, identity, anchors, pins),
