@@ -73,8 +73,18 @@ and what follows the answers, but not the values.
 A server may send commands of its own at any time, ask several Devices in one LOMDeviceRequest or in several, and use
 PKCS12, SCEP or ACME payloads for LOM identities.
 
-A server *survives* a message if it answers with neither 401 nor 5xx and the Mac's next session works, and a broken
-connection if the next session works.
+A server *survives* a message if it answers with neither 401 nor 5xx and the Mac is still enrolled, and a broken
+connection if the Mac is still enrolled. That is shown by a command that is queued afterwards and that the server sends
+to the Mac. An answer 200 to a report does not show it, because a server may answer so to a Mac that it does not know.
+Where no command can be queued, such as with `--server none`, these requirements are not tested. The same holds for
+those that say that an enrollment must be kept.
+
+A server *refuses* a message if it answers with a status from 400 to 499 or ends the connection. 408, 425, 429, 502, 503
+and 504 are no refusal: the server, or a proxy before it, did not process the message, and the requirement is not
+tested. Some servers answer 500 to an identity that does not match. This, and any other status of 500 or above, is a
+refusal if what comes later shows that the server did not act on the message: the Mac that the message names still gets
+a command that is queued for it, and after a TokenUpdate also the server's push, to its own token. Otherwise, and for
+Authenticate, it may be an error after the message had its effect, and the requirement is not tested.
 
 The same seed gives the same Macs and the same probes in the same order. Each probe has Macs of its own, and a probe
 that fails does not affect the others. What a server answers to a message that it must refuse or survive

@@ -122,7 +122,7 @@ def token_removed(evidence: Evidence) -> Finding:
 
 
 def unknown_message(evidence: Evidence) -> Finding:
-    """A message of an unknown type is refused with a 4xx status, and the next session works."""
+    """A message of an unknown type is refused with a 4xx status, and the Mac stays enrolled."""
     sent = evidence.exchanges("raw", message_type="unknown message")
     if not sent:
         return not_tested("The message could not be sent.")

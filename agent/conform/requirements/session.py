@@ -109,7 +109,7 @@ def not_now_again(evidence: Evidence) -> Finding:
 
 
 def _accepted(evidence: Evidence, status: str) -> Finding:
-    """A result with this status is accepted, ends its command, and the next session works."""
+    """A result with this status is accepted, ends its command, and the Mac stays enrolled."""
     results = [each for each in evidence.results() if each.answer_status == status]
     if not results:
         return not_tested(_UNREACHED)

@@ -52,7 +52,7 @@ def _raw(evidence: Evidence, says: str) -> ExchangeRecord | None:
 
 
 def long_report(evidence: Evidence) -> Finding:
-    """A body that is too long is refused with a 4xx status, or the connection is closed, and the next session works."""
+    """A body that is too long is refused with a 4xx status, or the connection is closed, and the Mac stays enrolled."""
     sent = _raw(evidence, LONG)
     if sent is None:
         return not_tested(NOT_SENT)
@@ -75,7 +75,7 @@ def http2_reset(evidence: Evidence) -> Finding:
 
 
 def _accepted(*words: str) -> Check:
-    """The check that these raw messages are answered with 200, and that the next session works."""
+    """The check that these raw messages are answered with 200, and that the Mac stays enrolled."""
 
     def check(evidence: Evidence) -> Finding:
         last = None
@@ -91,7 +91,7 @@ def _accepted(*words: str) -> Check:
 
 
 def _survived(says: str) -> Check:
-    """The check that this raw message is answered with neither 401 nor 5xx, and that the next session works."""
+    """The check that this raw message is answered with neither 401 nor 5xx, and that the Mac stays enrolled."""
 
     def check(evidence: Evidence) -> Finding:
         sent = _raw(evidence, says)
