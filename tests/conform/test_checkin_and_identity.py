@@ -191,6 +191,8 @@ def test_who_is_unenrolled_by_a_refused_message_is_a_failure() -> None:
     before, refusal = session(1, 200), sent(2, 403)
     assert outcome(refused_and_stays, before, refusal, session(3, 200), says="it") is Outcome.PASSED
     assert outcome(refused_and_stays, before, refusal, session(3, 401), says="it") is Outcome.FAILED
+    without = (note(3, "queued", udid="A", command_uuid="1"), session(4, 200))
+    assert outcome(refused_and_stays, before, refusal, *without, says="it") is Outcome.FAILED
     assert outcome(refused_and_stays, session(1, 200), sent(2, 403), says="it") is Outcome.NOT_TESTED
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from conform_runs import header
 from msgspec import structs
+from twisted.logger import LogLevel, capturedLogs
 
 from agent.conform.trace.evidence import Evidence
 from agent.conform.trace.records import ExchangeRecord, NoteRecord, ProbeRecord, Trace
@@ -128,7 +129,9 @@ def test_a_check_that_raises_judges_nothing_and_leaves_the_others_alone() -> Non
     def broken(_evidence: Evidence) -> Finding:
         raise KeyError("Status")
 
-    judged = judge(trace(), [entry("A-01", broken), entry("A-02", passes)], {}).judged
+    with capturedLogs() as events:
+        judged = judge(trace(), [entry("A-01", broken), entry("A-02", passes)], {}).judged
+    assert [each["log_level"] for each in events] == [LogLevel.debug]  # no traceback on standard error
     assert [each.verdict for each in judged] == [Verdict.NOT_TESTED, Verdict.PASS]
     assert "KeyError" in judged[0].finding.reason
 

@@ -13,7 +13,7 @@ import msgspec
 
 from agent.cli.results.outputs import check_different, check_file
 from agent.cli.scenarios.options import overrides
-from agent.cli.signals import Stopping, printing
+from agent.cli.signals import STANDARD_ERROR, Stopping, printing
 from agent.conform.requirements import requirements, selected
 from agent.conform.trace.records import Header, ServerFacts, Trace, read_trace, write_trace
 from agent.conform.verdicts.capabilities import read_capabilities
@@ -67,6 +67,7 @@ def run_conform(options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
         if options["from_trace"] is not None and any(waiver.until is not None for waiver in waivers):
             click.echo(f"The waivers are those in force on {day_of(trace)}, the day of the trace (UTC).", err=True)
         _print(report, options)
+    with printing(STANDARD_ERROR):
         for each in errors:
             click.echo(f"lom-agent: {each}", err=True)
     return USAGE_STATUS if errors and report.exit_status in (0, 4) else report.exit_status

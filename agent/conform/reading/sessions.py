@@ -72,12 +72,14 @@ def _without_effect(evidence: Evidence, sent: ExchangeRecord) -> bool:
 
 
 def refused_and_stays(evidence: Evidence, says: str) -> Finding:
-    """The same, and the sessions after the last raw request are answered."""
+    """The same, and nobody is unenrolled by it, as far as that is shown: the requirement is the refusal."""
     finding = refused(evidence, says)
     if finding.outcome is not Outcome.PASSED:
         return finding
     raw = evidence.exchanges("raw")
-    return next_session(evidence, raw[-1], *(each for each in raw if each.message_type == says))
+    sent = [each for each in raw if each.message_type == says]
+    stays = still_enrolled(evidence, raw[-1], *sent)
+    return next_session(evidence, raw[-1], *sent) if stays.outcome is Outcome.NOT_TESTED else stays
 
 
 def unprepared(evidence: Evidence, sent: ExchangeRecord) -> Finding | None:

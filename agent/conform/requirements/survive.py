@@ -27,7 +27,7 @@ def _broken(evidence: Evidence) -> ExchangeRecord | None:
 
 
 def after_broken(evidence: Evidence) -> Finding:
-    """The session after one whose connection broke works."""
+    """The Mac whose connection broke stays enrolled."""
     broken = _broken(evidence)
     return not_tested("No connection was broken.") if broken is None else still_enrolled(evidence, broken)
 
@@ -65,7 +65,7 @@ def long_report(evidence: Evidence) -> Finding:
 
 
 def http2_reset(evidence: Evidence) -> Finding:
-    """The session after a request over HTTP/2 that was reset in the middle works."""
+    """The Mac stays enrolled whose request over HTTP/2 was reset in the middle."""
     sent = _raw(evidence, HALF)
     if sent is None:
         return not_tested(NOT_SENT)
