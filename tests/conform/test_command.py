@@ -128,8 +128,9 @@ def test_a_defect_of_another_server_is_1_and_with_its_waiver_4(tmp_path: Path) -
 
 
 def test_the_operator_is_told_what_to_do_and_ctrl_c_gives_the_verdicts_so_far(tmp_path: Path) -> None:
+    trace = str(tmp_path / "trace.jsonl")
     with lab(tmp_path) as options:
-        line = [COMMAND, "conform", "--server", "manual", "--only", "MDM-SESSION", *options]
+        line = [COMMAND, "conform", "--server", "manual", "--only", "MDM-SESSION", "--trace", trace, *options]
         with subprocess.Popen(
             line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
@@ -144,6 +145,8 @@ def test_the_operator_is_told_what_to_do_and_ctrl_c_gives_the_verdicts_so_far(tm
             process.send_signal(signal.SIGINT)
             said = process.stdout.read()
         assert process.returncode == 130
+    again, said_again = status("--from-trace", trace)
+    assert (again, "The run was stopped" in said_again) == (130, True)
     assert "The run was stopped" in said
     assert "1 fail, 0 warn, 0 not applicable, 10 not tested." in said  # nobody queued ProfileList
 
