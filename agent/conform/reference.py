@@ -52,12 +52,17 @@ server's software: that of the header `Server`, or what `--software` says.
 
 | exit status | when |
 | --- | --- |
-| 0 | no *must* failed |
-| 1 | a *must* failed |
-| 2 | wrong usage or input |
+| 0 | no *must* failed, and at least one requirement was judged: neither not tested nor not applicable |
+| 1 | a *must* failed, also if one of the next three holds |
+| 2 | wrong usage or input, a file could not be written, or no requirement was judged |
 | 3 | the server could not be reached, no Mac could enroll, or the server stopped answering |
 | 4 | no *must* failed without a waiver, but a requirement that has a waiver failed, as expected, or passed |
-| 130, 143, 129 | Ctrl-C, SIGTERM, SIGHUP; the report has the verdicts so far |
+| 130, 143, 129 | Ctrl-C, SIGTERM, SIGHUP, also of a trace of such a run; the report has the verdicts so far |
+| 130 | also of a trace without its end; the report has the verdicts so far |
+
+A server in which no Mac can enroll gives 3, unless a *must* fails on evidence of its own, such as that of the
+enrollment profile or of a TLS handshake: this gives 1, and the report says both. If a file cannot be written at the
+end, the others are written, and the status is 2 only in place of 0 and 4.
 
 Some requirements are about the content of a command. If lom-agent wrote the command and the server only queued it,
 such a requirement is not tested. It is tested if the server composes the command itself: with `lab` through its API,
@@ -68,8 +73,18 @@ and what follows the answers, but not the values.
 A server may send commands of its own at any time, ask several Devices in one LOMDeviceRequest or in several, and use
 PKCS12, SCEP or ACME payloads for LOM identities.
 
-A server *survives* a message if it answers with neither 401 nor 5xx and the Mac's next session works, and a broken
-connection if the next session works.
+A server *survives* a message if it answers with neither 401 nor 5xx and the Mac is still enrolled, and a broken
+connection if the Mac is still enrolled. That is shown by a command that is queued afterwards and that the server sends
+to the Mac. An answer 200 to a report does not show it, because a server may answer so to a Mac that it does not know.
+Where no command can be queued, such as with `--server none`, these requirements are not tested. The same holds for
+those that say that an enrollment must be kept.
+
+A server *refuses* a message if it answers with a status from 400 to 499 or ends the connection. 408, 425, 429, 502, 503
+and 504 are no refusal: the server, or a proxy before it, did not process the message, and the requirement is not
+tested. Some servers answer 500 to an identity that does not match. This, and any other status of 500 or above, is a
+refusal if what comes later shows that the server did not act on the message: the Mac that the message names still gets
+a command that is queued for it, and after a TokenUpdate also the server's push, to its own token. Otherwise, and for
+Authenticate, it may be an error after the message had its effect, and the requirement is not tested.
 
 The same seed gives the same Macs and the same probes in the same order. Each probe has Macs of its own, and a probe
 that fails does not affect the others. What a server answers to a message that it must refuse or survive
@@ -88,7 +103,8 @@ ddm = false
 
 `--waivers FILE` lists expected failures. If a requirement that has a waiver passes, the exit status is 4, so that
 waivers are removed when they are no longer needed. `until` is the last day on which a waiver holds; without it a
-waiver has no end. A waiver for a requirement that is not selected, not applicable or not tested has no effect.
+waiver has no end. The day is that on which the run started, in UTC, also if its trace is judged again later. A
+waiver for a requirement that is not selected, not applicable or not tested has no effect.
 `--write-waivers` prints waivers for the failures of a run.
 
 ```toml
@@ -117,7 +133,7 @@ Add `--waivers waivers.toml` once you have written one.
 `--junit` writes a test case for each requirement, with the exchanges that show a failure, `--json` the whole report in
 a versioned schema, `--markdown` a summary for the page of the job, and `--html` a page for people. Keep the trace:
 `lom-agent conform --from-trace trace.jsonl` judges it again without the server, for example with other waivers or with
-the checks of a later version of lom-agent.
+the checks of a later version of lom-agent. Options of a run, such as `--enroll`, `--seed` or `--os`, are then refused.
 
 ## The trace
 
@@ -133,14 +149,19 @@ Each of the others is a record with a `type`, a `number` from 1 and the `probe`:
 | `note` | what a probe did (`queued`, `refused`), found (`identity`, `LOM identity`, `trust`) or missed (`waited`) |
 | `probe` | the end of a probe: `done`, `stopped` or `not run`, with the reason |
 
+The last line, with the `type` `end`, has no `number`: it says how many `records` there are, and which `signal` stopped
+the run, if one did.
+
 The trace contains no secrets. Challenges, passwords, private keys, PINs and tokens are replaced by
 `{"$redacted": …}`. Of a PKCS12 only the certificates are kept, of a SCEP message only its type and status. A push
 token, a PushMagic and a bootstrap token are replaced by fingerprints, equal wherever the value is the same.
 Of a header that may hold a secret only the name is kept. Property list data is `{"$data": BASE64}`, a date is
 `{"$date": …}`; a key of a body that begins with `$` gets another `$` before it.
 
-The lines after the first may be in any order. A trace in which a number is missing or occurs twice is refused. One that
-ends early is judged: what its probes did not reach is not tested.
+The lines after the first may be in any order. A trace in which a number is missing or occurs twice is refused. One
+without an `end` was cut off, or an earlier version of lom-agent wrote it. It is judged, but since it cannot be known
+what is missing, every report calls it incomplete (`"complete": false`), and the exit status is 130, as of a run that
+was stopped.
 
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,11 +13,11 @@ from conform_targets import as_webhook
 from msgspec import structs
 from twisted.internet import reactor
 
-from agent.conform.reading.sessions import accepted, refused, refused_and_stays
+from agent.conform.reading.sessions import NOT_QUEUED, accepted, refused, refused_and_stays
 from agent.conform.requirements import selected
 from agent.conform.requirements.checkin import check_in_answered, no_push_after, token_removed, token_returned
-from agent.conform.requirements.hostile import queue_is_not_handed_over, resumed_is_bound
-from agent.conform.requirements.identity import another_report
+from agent.conform.requirements.hostile import check_out_is_bound, queue_is_not_handed_over, resumed_is_bound
+from agent.conform.requirements.identity import another_report, victim_stays
 from agent.conform.requirements.lom_relay import error_ends_request, example_survived
 from agent.conform.requirements.renewal import new_identity, same_server
 from agent.conform.requirements.scep import wrong_challenge
@@ -26,7 +27,7 @@ from agent.conform.stage.handshakes import NOT_IN_TIME
 from agent.conform.stage.target import Target, embedded_lab
 from agent.conform.trace.bodies import Body, body_of
 from agent.conform.trace.evidence import Evidence
-from agent.conform.trace.records import ExchangeRecord, NoteRecord, Record, TLSRecord
+from agent.conform.trace.records import ExchangeRecord, NoteRecord, PushRecord, Record, TLSRecord
 from agent.conform.verdicts.judge import judge
 from agent.conform.verdicts.requirement import Outcome
 from agent.plists import dump_xml
@@ -55,8 +56,9 @@ def test_without_an_adapter_only_what_needs_a_command_is_not_tested(run_in_react
     target = replace(embedded_lab(reactor, authorities()), adapter="none", config=None)
     found = verdicts(run_in_reactor, target)
     assert found.keys() == {"pass", "not tested"}
-    check_ins = [f"MDM-CHECKIN-{number:02d}" for number in (4, 7, 8)]
-    assert [id_ for id_ in found["not tested"] if not id_.startswith("MDM-RENEW")] == [*check_ins, "SEC-IDENTITY-12"]
+    check_ins = [f"MDM-CHECKIN-{number:02d}" for number in (4, 7, 8, 13)]
+    identity = [f"SEC-IDENTITY-{number:02d}" for number in (3, 11, 12)]
+    assert [id_ for id_ in found["not tested"] if not id_.startswith("MDM-RENEW")] == [*check_ins, *identity]
 
 
 def sent(number: int, status: int | None, says: str = "it", **more: Any) -> ExchangeRecord:
@@ -86,12 +88,78 @@ def outcome(check: Callable[..., Any], *records: Record, **more: Any) -> Outcome
         (200, Outcome.FAILED),
         (302, Outcome.FAILED),
         (400, Outcome.PASSED),
-        (500, Outcome.PASSED),
+        (429, Outcome.NOT_TESTED),
+        (500, Outcome.NOT_TESTED),
+        (503, Outcome.NOT_TESTED),
         (None, Outcome.PASSED),
     ],
 )
-def test_a_refusal_is_a_status_of_400_or_above_or_a_broken_connection(status: int | None, expected: Outcome) -> None:
+def test_a_refusal_is_a_status_from_400_to_499_or_a_broken_connection(status: int | None, expected: Outcome) -> None:
     assert outcome(refused, session(1, 200), sent(2, status), says="it") is expected
+
+
+def served(number: int, udid: str = "A", uuid: str = "1") -> list[Record]:
+    """A command is queued for a Mac, which gets it in its session."""
+    command = body_of(dump_xml({"CommandUUID": uuid, "Command": {"RequestType": "DeviceInformation"}}))
+    queued = note(number, "queued", udid=udid, command_uuid=uuid, request_type="DeviceInformation")
+    return [queued, structs.replace(session(number + 1, 200), udid=udid, response=command)]
+
+
+def named(number: int, status: int, message_type: str = "") -> ExchangeRecord:
+    """A message of the Mac B in the name of A: a report, or a check-in message of this type."""
+    message = {"UDID": "A", "MessageType": message_type} if message_type else {"UDID": "A", "Status": "Idle"}
+    return structs.replace(sent(number, status), udid="B", request=body_of(dump_xml(message)))
+
+
+def pushed(number: int, udid: str) -> PushRecord:
+    return PushRecord(number=number, probe="p", at=0.0, udid=udid, status=200)
+
+
+@pytest.mark.parametrize(
+    ("status", "message_type", "after", "expected"),
+    [
+        (500, "", served(5), Outcome.PASSED),
+        (500, "", [session(5, 200)], Outcome.NOT_TESTED),  # it answers so to any Mac
+        (500, "", served(5, udid="C"), Outcome.NOT_TESTED),
+        (503, "", served(5), Outcome.NOT_TESTED),  # it had no time for the message
+        (500, "CheckOut", served(5), Outcome.PASSED),
+        (500, "TokenUpdate", [*served(5), pushed(7, "A")], Outcome.PASSED),
+        (500, "TokenUpdate", [*served(5), pushed(7, "B")], Outcome.NOT_TESTED),  # to the token of the other Mac
+        (500, "TokenUpdate", served(5), Outcome.NOT_TESTED),  # no gateway
+        (500, "Authenticate", served(5), Outcome.NOT_TESTED),
+        (403, "Authenticate", [], Outcome.PASSED),
+    ],
+)
+def test_an_error_of_the_server_is_a_refusal_only_if_it_did_not_act(
+    status: int, message_type: str, after: list[Record], expected: Outcome
+) -> None:
+    before = [structs.replace(session(1, 200), udid="B"), structs.replace(session(2, 200), udid="B", kind="checkin")]
+    assert outcome(refused, *before, named(3, status, message_type), *after, says="it") is expected
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ([session(5, 200)], Outcome.NOT_TESTED),  # it answers so to any Mac
+        ([note(5, NOT_QUEUED, udid="A", data={"reason": "No adapter."}), session(6, 200)], Outcome.NOT_TESTED),
+        ([note(5, "queued", udid="A", command_uuid="1"), session(6, 200)], Outcome.FAILED),
+        ([note(5, "queued", udid="A", command_uuid="1"), session(6, 401)], Outcome.FAILED),
+        (served(5), Outcome.PASSED),
+        ([note(5, "queued", udid="A", command_uuid="2"), *served(6)[1:]], Outcome.FAILED),  # one from before
+    ],
+)
+@pytest.mark.parametrize("check", [victim_stays, check_out_is_bound, partial(survived, says="another's CheckOut")])
+def test_only_a_command_shows_that_a_mac_is_still_enrolled(
+    check: Callable[..., Any], after: list[Record], expected: Outcome
+) -> None:
+    before = [session(1, 200), structs.replace(session(2, 200), kind="checkin")]
+    assert outcome(check, *before, sent(3, 403, "another's CheckOut"), *after) is expected
+
+
+def test_why_no_command_could_be_queued_is_the_reason() -> None:
+    unqueued = note(3, NOT_QUEUED, udid="A", data={"reason": "Nothing can be queued. Give --server."})
+    finding = victim_stays(Evidence([session(1, 200), sent(2, 403), unqueued, session(4, 200)]))
+    assert finding.reason.endswith("Nothing can be queued. Give --server.")
 
 
 def test_a_server_that_refuses_ordinary_reports_too_has_refused_nothing_for_what_it_is() -> None:
@@ -123,6 +191,8 @@ def test_who_is_unenrolled_by_a_refused_message_is_a_failure() -> None:
     before, refusal = session(1, 200), sent(2, 403)
     assert outcome(refused_and_stays, before, refusal, session(3, 200), says="it") is Outcome.PASSED
     assert outcome(refused_and_stays, before, refusal, session(3, 401), says="it") is Outcome.FAILED
+    without = (note(3, "queued", udid="A", command_uuid="1"), session(4, 200))
+    assert outcome(refused_and_stays, before, refusal, *without, says="it") is Outcome.FAILED
     assert outcome(refused_and_stays, session(1, 200), sent(2, 403), says="it") is Outcome.NOT_TESTED
 
 

@@ -12,10 +12,12 @@ from typing import IO
 from xml.etree import ElementTree
 
 from command import COMMAND, installed, lom_agent, lom_agent_here
+from conform_runs import header
 from forked import Forked
 
 from agent import __version__
 from agent.conform.requirements import requirements
+from agent.conform.trace.records import ExchangeRecord, ProbeRecord, Trace, write_trace
 from agent.lab.defects import all_defects
 
 
@@ -119,14 +121,16 @@ def test_a_defect_of_another_server_is_1_and_with_its_waiver_4(tmp_path: Path) -
         waived = lom_agent(*line, "--seed", "third", "--waivers", str(waivers))
         assert waived.returncode == 4, waived.stderr
         unseen = lom_agent("conform", "--only", "MDM-PUSH-01", *line[3:], "--seed", "fourth")
-        assert unseen.returncode == 0, unseen.stderr
+        assert unseen.returncode == 2, unseen.stderr  # nothing was judged
+        assert b"No requirement was judged" in unseen.stdout
         assert b"NOT TESTED     MDM-PUSH-01" in unseen.stdout
         assert b"there is no gateway for them. Give --apns." in unseen.stdout
 
 
 def test_the_operator_is_told_what_to_do_and_ctrl_c_gives_the_verdicts_so_far(tmp_path: Path) -> None:
+    trace = str(tmp_path / "trace.jsonl")
     with lab(tmp_path) as options:
-        line = [COMMAND, "conform", "--server", "manual", "--only", "MDM-SESSION", *options]
+        line = [COMMAND, "conform", "--server", "manual", "--only", "MDM-SESSION", "--trace", trace, *options]
         with subprocess.Popen(
             line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
@@ -141,6 +145,8 @@ def test_the_operator_is_told_what_to_do_and_ctrl_c_gives_the_verdicts_so_far(tm
             process.send_signal(signal.SIGINT)
             said = process.stdout.read()
         assert process.returncode == 130
+    again, said_again = status("--from-trace", trace)
+    assert (again, "The run was stopped" in said_again) == (130, True)
     assert "The run was stopped" in said
     assert "1 fail, 0 warn, 0 not applicable, 10 not tested." in said  # nobody queued ProfileList
 
@@ -148,7 +154,7 @@ def test_the_operator_is_told_what_to_do_and_ctrl_c_gives_the_verdicts_so_far(tm
 def test_the_operator_is_asked_for_a_renewal_and_nothing_is_judged_without_one(tmp_path: Path) -> None:
     with lab(tmp_path) as options:
         done = lom_agent("conform", "--server", "manual", "--only", "MDM-RENEW", *options)  # its standard input ends
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 2, done.stderr
     assert b"Have the server renew the MDM identity of the Mac" in done.stderr
     assert b"0 fail, 0 warn, 0 not applicable, 5 not tested." in done.stdout
 
@@ -175,12 +181,39 @@ def test_what_the_server_does_not_have_is_not_applicable(tmp_path: Path) -> None
         assert lacking.returncode == 0, lacking.stderr
         assert b"0 pass, 0 fail, 1 warn, 0 not applicable, 0 not tested." in lacking.stdout
     code, said = status("--from-trace", str(trace), "--capabilities", str(capabilities))
-    assert code == 0
+    assert code == 2  # nothing that applies
     assert "0 pass, 0 fail, 0 warn, 1 not applicable, 0 not tested." in said
     capabilities.write_text("[capabilities]\nbootstrap = false\n")
     code, said = status("--from-trace", str(trace), "--capabilities", str(capabilities))
     assert code == 2
     assert "bootstraptoken" in said
+
+
+def test_a_trace_is_judged_as_far_as_it_goes_and_what_it_was_not_asked_is_said(tmp_path: Path) -> None:
+    exchange = ExchangeRecord(number=1, probe="session-quiet", at=0.0, seconds=0.1, udid="A", kind="report", status=500)
+    ended = ProbeRecord(number=2, probe="session-quiet", at=0.0, outcome="done")
+    file, taken = tmp_path / "trace.jsonl", tmp_path / "taken"
+    write_trace(file, Trace(header(), [exchange, ended]))
+    line = ("--from-trace", str(file))
+    code, said = status(*line, "--only", "MDM-SESSION-01")
+    assert (code, "1 fail" in said) == (1, True)
+    # A file that cannot be written does not hide the failure.
+    code, said = status(*line, "--only", "MDM-SESSION-01", "--json", "/dev/full")
+    assert (code, "/dev/full cannot be written" in said) == (1, True)
+    # Nothing of what is asked for is in the trace.
+    code, said = status(*line, "--only", "MDM-RENEW", "--only", "LOM")
+    assert (code, "No requirement was judged" in said) == (2, True)
+    # The end is cut off: it cannot be known what is missing.
+    taken.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
+    code, said = status("--from-trace", str(taken), "--only", "MDM-SESSION-01")
+    assert (code, "The trace has no end" in said) == (130, True)
+    # The options of a run are of no use.
+    code, said = status(*line, "--enroll", "https://mdm.example", "--seed", "1", "--set", "a=b", "--insecure")
+    assert (code, "found --set, --enroll, --insecure, --seed." in said) == (2, True), said
+    waivers = tmp_path / "waivers.toml"
+    waivers.write_text('[[waiver]]\nid = "MDM-SESSION-01"\nreason = "known"\nuntil = 2026-09-21\n')
+    code, said = status(*line, "--only", "MDM-SESSION-01", "--waivers", str(waivers))
+    assert (code, "in force on 2026-09-21, the day of the trace" in said) == (4, True)
 
 
 def test_wrong_usage_is_2(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_trace_is_read_as_it_was_written_and_is_private(tmp_path: Path) -> Non
 )
 def test_another_file_is_refused(tmp_path: Path, lines: list[Any], match: str) -> None:
     path = write_trace(tmp_path / "good.jsonl", Trace(header()))
-    good = path.read_text().strip()
+    good = path.read_text().splitlines()[0]
     bad = tmp_path / "bad.jsonl"
     bad.write_text("\n".join(good if line is None else json.dumps(line) for line in lines))
     with pytest.raises(OperatorError, match=match):
@@ -108,13 +108,33 @@ def test_a_trace_that_lacks_a_record_or_has_one_twice_is_refused(tmp_path: Path,
         read_trace(_trace(tmp_path, *numbers))
 
 
+def test_a_trace_without_its_end_is_not_whole_and_stays_so(tmp_path: Path) -> None:
+    path = _trace(tmp_path, 1, 2)
+    assert read_trace(path).complete
+    cut = b"".join(path.read_bytes().splitlines(keepends=True)[:-1])
+    path.write_bytes(cut)
+    assert not read_trace(path).complete
+    assert write_trace(tmp_path / "again.jsonl", read_trace(path)).read_bytes() == cut
+
+
+def test_the_end_of_a_trace_says_how_many_records_it_has_and_what_stopped_the_run(tmp_path: Path) -> None:
+    header_, first, _second, end = _trace(tmp_path, 1, 2).read_bytes().splitlines(keepends=True)
+    path = tmp_path / "other.jsonl"
+    for lines, match in (([header_, first, end], "Expected each record from 1 to 2"), ([header_, end, end], "one end")):
+        path.write_bytes(b"".join(lines))
+        with pytest.raises(OperatorError, match=match):
+            read_trace(path)
+    stopped = read_trace(write_trace(path, Trace(header(), signal=2)))
+    assert (stopped.whole, stopped.signal, stopped.complete) == (True, 2, False)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("profile", "none"), ("started", 1e300), ("started", -1e300), ("seed", None), ("only", 1), ("server", [])],
 )
 def test_a_header_that_no_run_writes_is_refused(tmp_path: Path, key: str, value: Any) -> None:
     path = _trace(tmp_path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    path.write_text(json.dumps(json.loads(path.read_text().splitlines()[0]) | {key: value}))
     with pytest.raises(OperatorError, match="line 1"):
         read_trace(path)
 

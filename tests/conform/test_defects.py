@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from agent.conform.verdicts.requirement import Requirement
 from agent.fleet.population import Mac, Population
 from agent.lab.defects import Defect, all_defects
 from agent.lab.mdm.core import Lab
+from agent.lab.mdm.declarations import Declarations
 from agent.lab.web.server import LabServer
 from agent.pki.cms import open_signed
 
@@ -132,6 +135,17 @@ def test_defects_of_the_enrollment_profile_can_be_together(run_in_reactor: Run) 
     types = [each["PayloadType"] for each in profile["PayloadContent"]]
     assert types.count("com.apple.mdm") == 2
     assert len(types) == 5  # without the CA; with an identity, a policy, and the certificate that is pinned
+
+
+def test_defects_of_declarative_management_can_be_together() -> None:
+    names = [each.name for each in all_defects() if each.name.startswith("ddm-")]
+    activation = "declaration/activation/test.lom-agent.lab.activation"
+    endpoints = ("tokens", "declaration-items", activation, "declaration/activation/none", "declaration/asset/none")
+    for some in (*combinations(names, 2), names):
+        for declarations in (Declarations(defects=frozenset(some)), Declarations((), frozenset(some))):
+            for endpoint in endpoints:
+                answer = declarations.answer(endpoint)
+                assert answer is None or isinstance(json.loads(answer), dict)
 
 
 def test_every_requirement_has_a_defect_and_every_defect_is_asked_for_once() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 from conform_runs import header
+from msgspec import structs
+from twisted.logger import LogLevel, capturedLogs
 
 from agent.conform.trace.evidence import Evidence
 from agent.conform.trace.records import ExchangeRecord, NoteRecord, ProbeRecord, Trace
@@ -66,8 +68,10 @@ def test_a_run_in_which_no_mac_could_enroll_is_3(token_update: int | None, expec
     ]
     shown = trace("stopped", "It did not enroll.")
     shown.records += exchanges
-    assert judge(shown, [entry("A-01", unknown)], {}).exit_status == expected
-    assert judge(shown, [entry("A-01", fails)], {}).exit_status == 1
+    others = [entry("A-01", unknown), entry("A-02", passes)]
+    shown.records.append(ProbeRecord(number=20, probe="one", at=0.0, outcome="done"))
+    assert judge(shown, others, {}).exit_status == expected
+    assert judge(shown, [entry("A-01", fails)], {}).exit_status == 1  # on evidence of its own
     assert judge(Trace(header()), [entry("A-01", unknown)], {}).exit_status == 3  # a trace without its records
 
 
@@ -125,9 +129,26 @@ def test_a_check_that_raises_judges_nothing_and_leaves_the_others_alone() -> Non
     def broken(_evidence: Evidence) -> Finding:
         raise KeyError("Status")
 
-    judged = judge(trace(), [entry("A-01", broken), entry("A-02", passes)], {}).judged
+    with capturedLogs() as events:
+        judged = judge(trace(), [entry("A-01", broken), entry("A-02", passes)], {}).judged
+    assert [each["log_level"] for each in events] == [LogLevel.debug]  # no traceback on standard error
     assert [each.verdict for each in judged] == [Verdict.NOT_TESTED, Verdict.PASS]
     assert "KeyError" in judged[0].finding.reason
+
+
+def test_what_judges_nothing_is_2_and_no_success() -> None:
+    lacking = entry("A-02", passes, needs="acme")
+    assert judge(trace(), [entry("A-01", unknown), lacking], {"acme": False}).exit_status == 2
+    assert judge(trace(), [entry("A-01", unknown), lacking], {}).exit_status == 0
+    assert judge(trace(), [lacking], {"acme": False}).exit_status == 2
+
+
+def test_waivers_are_those_of_the_day_of_the_trace_in_utc() -> None:
+    late = structs.replace(header(), started=datetime(2026, 9, 30, 23, 59, tzinfo=UTC).timestamp())
+    waiver = Waiver(id="A-01", reason="known", until=UNTIL)
+    for seconds, expected in ((0, Waived.EXPECTED), (60, Waived.EXPIRED)):
+        shown = Trace(structs.replace(late, started=late.started + seconds), trace().records)
+        assert judge(shown, [entry("A-01", fails)], {}, [waiver]).judged[0].waived is expected
 
 
 UNTIL = date(2026, 9, 30)  # the trace is of 2026-09-21
@@ -141,7 +162,7 @@ UNTIL = date(2026, 9, 30)  # the trace is of 2026-09-21
         (fails, date(2026, 9, 20), Waived.EXPIRED, 1),
         (passes, UNTIL, Waived.STALE, 4),
         (passes, date(2026, 9, 20), Waived.NO, 0),
-        (unknown, UNTIL, Waived.NO, 0),
+        (unknown, UNTIL, Waived.NO, 2),
     ],
 )
 def test_a_waiver_expects_a_failure_until_its_day(check: Any, until: Any, waived: Waived, status: int) -> None:

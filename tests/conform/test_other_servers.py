@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from agent.conform.reading.lom import IDENTITY_STEP
 from agent.conform.requirements.lom_device import addresses, dns_name, protocol_version, unique_uuids
@@ -111,6 +112,42 @@ def test_a_lom_identity_of_scep_is_judged_by_the_certificate_that_the_mac_got(de
         assert outcome(check, *device[:3]) is Outcome.NOT_TESTED
     assert outcome(dns_name, *device, asked(6, "A", ITEM)) is Outcome.PASSED
     assert outcome(dns_name, *device, asked(6, "A", ITEM | {"DeviceDNSName": "else.lom.test"})) is Outcome.FAILED
+
+
+def second(device: list[Record], authorities: Authorities) -> list[Record]:
+    """The Device, and one named E with another name and other addresses."""
+    payload, answer = {"PrimaryIPv6AddressList": ["fe80::e"]}, ANSWER
+    certificate = certificate_pem(authorities.lom_device_identity("e.lom.test").certificate).decode()
+    mac_, profile, result, _note, _answer = device
+    others: list[Record] = [
+        structs.replace(mac_, number=11, udid="E"),
+        structs.replace(profile, number=12, udid="E"),
+        structs.replace(result, number=13, udid="E"),
+        note(14, IDENTITY_STEP, "E", key="DeviceCertificateUUID", certificates=certificate),
+        report(15, "E", **(answer | payload)),
+    ]
+    return [*device, *others]
+
+
+@pytest.mark.parametrize(
+    ("devices", "name", "lists", "expected"),
+    [
+        (["D", "E"], NAME, {"PrimaryIPv6AddressList": ["fe80::2"]}, Outcome.PASSED),
+        (["D", "E"], "e.lom.test", {"PrimaryIPv6AddressList": ["fe80::2"]}, Outcome.FAILED),  # the name of another Mac
+        (["D", "E"], "e.lom.test", {"PrimaryIPv6AddressList": ["fe80::e"]}, Outcome.PASSED),
+        (["E"], NAME, {}, Outcome.FAILED),
+        (["E"], "e.lom.test", {}, Outcome.PASSED),
+        (["D", "E"], NAME, {}, Outcome.NOT_TESTED),  # nothing shows which of them
+        (["D", "E"], "else.lom.test", {}, Outcome.FAILED),
+        ([], NAME, {}, Outcome.NOT_TESTED),
+    ],
+)
+def test_the_name_of_an_item_is_that_of_its_device(
+    device: list[Record], devices: list[str], name: str, lists: dict[str, Any], expected: Outcome
+) -> None:
+    queued = note(20, "queued", "C", command_uuid="A", request_type="LOMDeviceRequest", devices=devices, by_server=True)
+    item = ITEM | {"DeviceDNSName": name} | lists
+    assert outcome(dns_name, *second(device, Authorities()), queued, asked(21, "A", item)) is expected
 
 
 @pytest.mark.parametrize("check", [addresses, protocol_version, dns_name])

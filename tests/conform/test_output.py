@@ -153,7 +153,42 @@ def test_a_report_of_a_stopped_run_says_so(report: Report) -> None:
 def test_the_exit_status_of_a_report_is_that_of_the_signal_that_stopped_the_run(check: Any, said: str) -> None:
     exchange = ExchangeRecord(number=1, probe="one", at=0.0, seconds=0.1, udid="UDID", kind="report")
     ended = ProbeRecord(number=2, probe="one", at=0.0, outcome="done")
-    trace = Trace(header(), [exchange, ended])
-    stopped = report_of(trace, judge(trace, [_entry(1, check)], {}), signal_number=2)
-    assert (stopped.exit_status, stopped.complete) == (130, False)
+    trace = Trace(header(), [exchange, ended], signal=15)
+    stopped = report_of(trace, judge(trace, [_entry(1, check)], {}))
+    assert (stopped.exit_status, stopped.complete) == (143, False)
     assert stopped.conclusion.endswith(said)
+
+
+def _texts(report: Report) -> list[str]:
+    return ["\n".join(lines(report)), html(report), markdown(report), junit(report).decode()]
+
+
+@pytest.mark.parametrize(("check", "said"), [(_fails, "A must failed."), (_passes, "No must failed.")])
+def test_a_trace_without_its_end_is_incomplete_in_every_report(check: Any, said: str) -> None:
+    exchange = ExchangeRecord(number=1, probe="one", at=0.0, seconds=0.1, udid="UDID", kind="report")
+    ended = ProbeRecord(number=2, probe="one", at=0.0, outcome="done")
+    trace = Trace(header(), [exchange, ended], whole=False)
+    cut = report_of(trace, judge(trace, [_entry(1, check)], {}))
+    assert (cut.exit_status, cut.complete) == (130, False)
+    for text in _texts(cut):
+        assert "it is not known whether the run came to its end." in text
+        assert said in text
+    assert ElementTree.fromstring(junit(cut)).get("errors") == "1"
+
+
+def test_a_failure_of_a_server_in_which_no_mac_could_enroll_says_both() -> None:
+    exchange = ExchangeRecord(number=1, probe="one", at=0.0, seconds=0.1, udid="UDID", kind="enroll")
+    trace = Trace(header(), [exchange, ProbeRecord(number=2, probe="one", at=0.0, outcome="done")])
+    found = report_of(trace, judge(trace, [_entry(1, _fails)], {}))
+    assert found.exit_status == 1
+    for text in _texts(found):
+        assert "A must failed. No Mac could enroll" in text
+
+
+def test_a_report_in_which_nothing_was_judged_is_no_success() -> None:
+    ended = ProbeRecord(number=1, probe="one", at=0.0, outcome="not run", reason="There is no adapter.")
+    trace = Trace(header(), [ended])
+    found = report_of(trace, judge(trace, [_entry(1, _passes)], {}))
+    assert found.exit_status == 2
+    for text in _texts(found):
+        assert "No requirement was judged" in text

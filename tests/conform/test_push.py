@@ -13,11 +13,10 @@ from msgspec import structs
 from twisted.internet import reactor
 
 from agent.conform.probes import Probe
-from agent.conform.probes.session import INFORMATION
 from agent.conform.requirements import selected
 from agent.conform.stage.raw import mac_enrollment
 from agent.conform.stage.run import Run
-from agent.conform.stage.stage import Stage
+from agent.conform.stage.stage import INFORMATION, Stage
 from agent.conform.stage.target import embedded_lab
 from agent.conform.trace.recorder import Recorder
 from agent.conform.trace.records import ProbeRecord, PushRecord, Trace

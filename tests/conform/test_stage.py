@@ -164,9 +164,10 @@ def test_without_an_adapter_what_needs_a_command_is_not_tested(run_in_reactor: I
 
     verdicts = {each.requirement.id: each for each in judged(run_in_reactor(scenario()), "MDM-SESSION")}
     passing = [id_ for id_, each in verdicts.items() if each.verdict.value == "pass"]
-    assert passing == ["MDM-SESSION-01", "MDM-SESSION-10", "MDM-SESSION-11"]
-    assert verdicts["MDM-SESSION-03"].verdict.value == "not tested"
-    assert "Give --server" in verdicts["MDM-SESSION-03"].finding.reason
+    assert passing == ["MDM-SESSION-01"]
+    for number in (3, 10, 11):  # that it survived is shown by a command
+        assert verdicts[f"MDM-SESSION-{number:02d}"].verdict.value == "not tested"
+        assert "Give --server" in verdicts[f"MDM-SESSION-{number:02d}"].finding.reason
 
 
 def test_a_probe_that_fails_or_takes_too_long_leaves_the_others_alone(run_in_reactor: InReactor) -> None:

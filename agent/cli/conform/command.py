@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -21,6 +22,11 @@ from agent.unix import check_unix
 _WHAT = "Requirements"
 _SERVER = ENROLLMENT
 _FILE = click.Path(dir_okay=False)
+# The options that go with --from-trace: what is judged, and what is written. The others are those of a run.
+_WITH_TRACE = (
+    *("from_trace", "profile", "only", "listing", "capabilities", "waivers", "write_waivers", "software"),
+    *("trace", "json_file", "junit", "html", "markdown", "verbose", "quiet"),
+)
 
 
 @click.command(cls=GroupedCommand)
@@ -135,9 +141,10 @@ def conform(context: click.Context, /, **options: Any) -> None:
 
     docs/conformance.md lists every requirement.
 
-    Exit status: 0 no must failed; 1 a must failed; 2 wrong usage or input; 3 the server could not be reached, no Mac
-    could enroll, or the server stopped answering; 4 no must failed without a waiver, but a requirement with a waiver
-    failed or passed; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, with the verdicts so far.
+    Exit status: 0 no must failed; 1 a must failed; 2 wrong usage or input, a file could not be written, or no
+    requirement was judged; 3 no must failed, but the server could not be reached, no Mac could enroll, or the server
+    stopped answering; 4 no must failed without a waiver, but a requirement with a waiver failed or passed; 130 stopped
+    by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, with the verdicts so far; 130 also of a trace that was cut off.
     """
     with importing():
         from agent.cli.conform.conforming import run_conform
@@ -149,6 +156,18 @@ def conform(context: click.Context, /, **options: Any) -> None:
         for name, value in options.items()
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    if not options["listing"] and options["from_trace"] is None:
+    if options["from_trace"] is not None:
+        _check_goes_with_trace(context, given)
+    elif not options["listing"]:
         check_unix()
     sys.exit(run_conform(options, given))
+
+
+def _check_goes_with_trace(context: click.Context, given: Mapping[str, Any]) -> None:
+    """Check that the options given are of use where a trace is judged. Raises UsageError."""
+    others = [each.opts[0] for each in context.command.params if each.name in given and each.name not in _WITH_TRACE]
+    if others:
+        raise click.UsageError(
+            f"Expected --from-trace without options of a run, found {', '.join(others)}. Leave them out: the trace "
+            "says what was tested, and how."
+        )

@@ -13,17 +13,18 @@ import msgspec
 
 from agent.cli.results.outputs import check_different, check_file
 from agent.cli.scenarios.options import overrides
-from agent.cli.signals import Stopping, printing
+from agent.cli.signals import STANDARD_ERROR, Stopping, printing
 from agent.conform.requirements import requirements, selected
 from agent.conform.trace.records import Header, ServerFacts, Trace, read_trace, write_trace
 from agent.conform.verdicts.capabilities import read_capabilities
 from agent.conform.verdicts.document import Report, report_of
-from agent.conform.verdicts.judge import judge
+from agent.conform.verdicts.judge import day_of, judge
 from agent.conform.verdicts.requirement import Requirement
 from agent.conform.verdicts.waivers import read_waivers, waivers_text
 from agent.errors import OperatorError
 from agent.files import write_file
 
+USAGE_STATUS = 2
 UNREACHABLE_STATUS = 3
 _FILES = ("trace", "json_file", "junit", "html", "markdown")  # the options that name a file to write
 _WAIVER_DAYS = 90  # ours: how long a waiver of --write-waivers holds
@@ -42,7 +43,6 @@ def run_conform(options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
     if options["capabilities"] is not None:
         capabilities = read_capabilities(options["capabilities"], [each.needs for each in known if each.needs])
     waivers = () if options["waivers"] is None else read_waivers(options["waivers"], [each.id for each in known])
-    signal_number = None
     if options["from_trace"] is not None:
         trace = read_trace(Path(options["from_trace"]))
         if options["software"]:
@@ -57,17 +57,20 @@ def run_conform(options: Mapping[str, Any], given: Mapping[str, Any]) -> int:
         from agent.conform.stage.errors import Unreachable  # the reactor is not needed to judge a trace
 
         try:
-            trace, signal_number = _tested(chosen, options, given)
+            trace = _tested(chosen, options, given)
         except Unreachable as error:
             click.echo(f"lom-agent: {error}", err=True)
             return UNREACHABLE_STATUS
-    report = report_of(trace, judge(trace, chosen, capabilities, waivers), signal_number=signal_number)
+    report = report_of(trace, judge(trace, chosen, capabilities, waivers))
     errors = _write(report, trace, options)
     with printing():
+        if options["from_trace"] is not None and any(waiver.until is not None for waiver in waivers):
+            click.echo(f"The waivers are those in force on {day_of(trace)}, the day of the trace (UTC).", err=True)
         _print(report, options)
-    if errors:
-        raise errors[0]
-    return report.exit_status
+    with printing(STANDARD_ERROR):
+        for each in errors:
+            click.echo(f"lom-agent: {each}", err=True)
+    return USAGE_STATUS if errors and report.exit_status in (0, 4) else report.exit_status
 
 
 def _check_files(options: Mapping[str, Any]) -> None:
@@ -85,9 +88,7 @@ def _list(chosen: tuple[Requirement, ...]) -> None:
         click.echo(f"{each.id}  {each.level.value:6}  {','.join(each.profiles):16}  {each.says}")
 
 
-def _tested(
-    chosen: tuple[Requirement, ...], options: Mapping[str, Any], given: Mapping[str, Any]
-) -> tuple[Trace, int | None]:
+def _tested(chosen: tuple[Requirement, ...], options: Mapping[str, Any], given: Mapping[str, Any]) -> Trace:
     """The trace of a run, and the signal that stopped it. Raises OperatorError and Unreachable."""
     from agent.cli.apns.gateway import apns_plan
     from agent.cli.reactor import run_until_done, the_reactor
@@ -148,7 +149,8 @@ def _tested(
                 await stage.close()
 
         number = run_until_done(reactor, job(), run.stop, stopping=stopping)
-    return recorder.trace, number
+    recorder.trace.signal = number or 0
+    return recorder.trace
 
 
 def _sayer(*, quiet: bool) -> Callable[[str], None]:

@@ -1,7 +1,8 @@
 """The report as JUnit XML: a test for each requirement, whose class is its area. A failure has the exchanges as text.
 
 A failed must is a failure, unless a waiver expects it; then, as what warns, is not applicable or was not tested, it is
-a skipped test with the reason. A waiver for a failure that did not happen is a failure too.
+a skipped test with the reason. A waiver for a failure that did not happen is a failure too. A run that did not come to
+its end, or that judged nothing, has the error of another test, so that skipped tests are not taken for success.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def junit(report: Report) -> bytes:
         "agent": report.agent,
         "seed": report.seed,
         "profile": report.profile,
+        "complete": str(report.complete).lower(),
         "server": " ".join(filter(None, (report.server.adapter, report.server.url, report.server.software))),
         **report.counts,
     }
@@ -41,9 +43,13 @@ def junit(report: Report) -> bytes:
             if entry.expected:
                 element.text = xml_text("\n".join(entry_lines(entry)))
             case.insert(0, element)
-    for name, count in (("tests", len(report.requirements)), ("failures", failures), ("skipped", skipped)):
+    if report.unfinished:
+        case = SubElement(suite, "testcase", {"classname": "lom-agent", "name": "the run", "time": "0"})
+        SubElement(case, "error", {"message": xml_text(report.conclusion)})
+    errors = int(report.unfinished)
+    tests = len(report.requirements) + errors
+    for name, count in (("tests", tests), ("failures", failures), ("skipped", skipped), ("errors", errors)):
         suite.set(name, str(count))
-    suite.set("errors", "0")
     octets: bytes = tostring(suite, encoding="utf-8", xml_declaration=True)
     return octets + b"\n"
 

@@ -9,13 +9,12 @@ from typing import Any
 from agent.conform.probes.probe import Probe
 from agent.conform.stage.errors import CannotProvoke
 from agent.conform.stage.raw import mac_enrollment
-from agent.conform.stage.stage import Stage
+from agent.conform.stage.stage import INFORMATION, Stage
 from agent.mdm import checkin
 from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY
 from agent.servers.server import RequestFailed
 from agent.service.macs.groups import MacHandle
 
-INFORMATION = {"RequestType": "DeviceInformation", "Queries": ["OSVersion"]}
 UNKNOWN_KEYS = {"NewKey": "a later release", "NewDictionary": {"NewKey": True}}
 _REQUIRED = ("MessageType", "Topic", "UDID", "DeviceName", "Model", "ModelName", "Token", "PushMagic")
 
@@ -66,11 +65,11 @@ async def bootstrap(stage: Stage) -> None:
 
 
 async def unknown(stage: Stage) -> None:
-    """A Mac sends a check-in message of an unknown type; then it opens a session."""
+    """A Mac sends a check-in message of an unknown type; then it gets a command."""
     mac = await stage.managed()
     message = {"MessageType": "NoSuchMessage", "UDID": mac.udid, "Topic": mac_enrollment(mac).topic}
     await stage.raw.check_in(mac, message, says="unknown message")
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 async def keys(stage: Stage) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from agent.conform.probes.checkin import INFORMATION, authenticate, offline, token_update
+from agent.conform.probes.checkin import authenticate, offline, token_update
 from agent.conform.probes.probe import Probe
 from agent.conform.stage.errors import CannotProvoke
 from agent.conform.stage.raw import mac_enrollment
-from agent.conform.stage.stage import Stage
+from agent.conform.stage.stage import INFORMATION, Stage
 from agent.mdm import checkin, results
 from agent.net.http.resumption import Resumption
 from agent.net.mac.sessions.headers import message_headers
@@ -24,7 +24,7 @@ _CLOSE = {"Connection": "close"}  # then the client keeps the TLS session
 async def certificates(stage: Stage) -> None:
     """With three certificates that the server did not issue, or none: a report of a Mac, and Authenticate of a new one.
 
-    At last the Mac opens a session.
+    At last the Mac gets a command.
     """
     mac = await stage.managed()
     own = mac_enrollment(mac).identity
@@ -37,12 +37,12 @@ async def certificates(stage: Stage) -> None:
         await stage.raw.report(mac, _idle(mac), says=says, **offer)
         new = checkin.authenticate(stage.mac().client.device.announcement, mac_enrollment(mac).topic)
         await stage.raw.check_in(mac, new, says=says, **offer)
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 async def signatures(stage: Stage) -> None:
     """Reports with the signature of another body, of another Mac, and without one, and the report of another Mac with
-    its signature; then both Macs open a session.
+    its signature; then both Macs get a command.
     """
     mac, other = await stage.managed(), await stage.managed()
     if not mac_enrollment(mac).sign_message:
@@ -54,24 +54,24 @@ async def signatures(stage: Stage) -> None:
         signature = message_headers(mac_enrollment(other), results.CONTENT_TYPE, body)["Mdm-Signature"]
         await stage.raw.report(mac, body, headers={"Mdm-Signature": signature}, says=says)
     for each in (mac, other):
-        await stage.session(each)
+        await stage.deliver(each)
 
 
 async def resumed(stage: Stage) -> None:
-    """A Mac sends a report, and in a resumed TLS session its own and that of another Mac; that one opens a session."""
+    """A Mac sends a report, and in a resumed TLS session its own and that of another Mac; that one gets a command."""
     mac, other = await stage.managed(), await stage.managed()
     resumption = Resumption(1.0, lambda: 0.0, time.time)
     for says, named in (("full", mac), ("own, resumed", mac), ("another's, resumed", other)):
         await stage.raw.report(mac, _idle(named), headers=_CLOSE, resumption=resumption, says=says)
-    await stage.session(other)
+    await stage.deliver(other)
 
 
 async def check_out(stage: Stage) -> None:
-    """A Mac sends CheckOut with the UDID of another one; then that one opens a session."""
+    """A Mac sends CheckOut with the UDID of another one; then that one gets a command."""
     mac, other = await stage.managed(), await stage.managed()
     message = checkin.check_out(other.udid, mac_enrollment(mac).topic)
     await stage.raw.check_in(mac, message, says="another's CheckOut")
-    await stage.session(other)
+    await stage.deliver(other)
 
 
 async def replaced(stage: Stage) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from agent.conform.probes.probe import Probe
-from agent.conform.probes.session import INFORMATION
 from agent.conform.stage.errors import CannotProvoke
 from agent.conform.stage.raw import mac_enrollment
-from agent.conform.stage.stage import Stage
+from agent.conform.stage.stage import INFORMATION, Stage
 from agent.conform.trace.records import PushRecord
 from agent.mdm import checkin
 from agent.servers.server import RequestFailed

@@ -8,7 +8,7 @@ from agent.conform.stage.stage import Stage
 
 
 async def renewal(stage: Stage) -> None:
-    """A Mac gets an update of its enrollment profile, and opens a session afterwards."""
+    """A Mac gets an update of its enrollment profile, and a command afterwards."""
     mac = await stage.enrolled()
     before = mac_enrollment(mac).identity.fingerprint
     queued = await stage.renew(mac)
@@ -16,7 +16,7 @@ async def renewal(stage: Stage) -> None:
     await stage.idle(mac)
     after = mac_enrollment(mac).identity.fingerprint
     stage.recorder.note("renewed", udid=mac.udid, before=before.hex(), after=after.hex())
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 PROBES = (Probe("renewal", "Has the server update its enrollment profile, with a new identity.", renewal),)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from agent.conform.probes.probe import Probe
-from agent.conform.stage.stage import Stage
+from agent.conform.stage.stage import INFORMATION, Stage
 from agent.mdm.results import Status
 
-_TYPE = "DeviceInformation"
-INFORMATION = {"RequestType": _TYPE, "Queries": ["OSVersion"]}
+_TYPE: str = INFORMATION["RequestType"]
 UNKNOWN_UUID = "00000000-0000-4000-8000-00000000C0DE"  # of no command
 
 
@@ -47,14 +46,14 @@ async def not_now(stage: Stage) -> None:
 
 
 async def error(stage: Stage) -> None:
-    """A Mac answers Error, and opens another session."""
+    """A Mac answers Error, and gets another command."""
     mac = await stage.managed()
     stage.rule(mac, on="command", type=_TYPE, do="error", times=1)
     await _answered_and_again(stage, mac)
 
 
 async def format_error(stage: Stage) -> None:
-    """A Mac answers CommandFormatError, and opens another session."""
+    """A Mac answers CommandFormatError, and gets another command."""
     mac = await stage.managed()
     stage.rule(mac, on="command", type=_TYPE, do="format_error", times=1)
     await _answered_and_again(stage, mac)
@@ -70,26 +69,26 @@ async def second_result(stage: Stage) -> None:
 
 
 async def unknown_result(stage: Stage) -> None:
-    """A result of a command that the server never sent; then the Mac opens a session."""
+    """A result of a command that the server never sent; then the Mac gets a command."""
     mac = await stage.managed()
     await stage.raw.report(
         mac, {"Status": "Acknowledged", "UDID": mac.udid, "CommandUUID": UNKNOWN_UUID}, says="unknown command"
     )
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 async def malformed(stage: Stage) -> None:
-    """A report that ends in its middle; then the Mac opens a session."""
+    """A report that ends in its middle; then the Mac gets a command."""
     mac = await stage.managed()
     await stage.raw.report(mac, b'<?xml version="1.0"?><plist version="1.0"><dict><key>Status', says="malformed")
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 async def _answered_and_again(stage: Stage, mac: Any) -> None:
     queued = await stage.queue(mac, INFORMATION)
     await stage.event(mac, "answered", after=queued.after, request_type=_TYPE)
     await stage.idle(mac)
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 PROBES = (

@@ -8,8 +8,7 @@ from typing import Any, Literal
 from agent import plists
 from agent.conform.probes.checkin import authenticate, token_update
 from agent.conform.probes.probe import Probe
-from agent.conform.probes.session import INFORMATION
-from agent.conform.stage.stage import Stage
+from agent.conform.stage.stage import INFORMATION, Stage
 from agent.mdm import results
 from agent.mdm.results import Status
 from agent.service.macs.groups import MacHandle
@@ -47,7 +46,7 @@ async def long_report(stage: Stage) -> None:
     mac = await stage.managed()
     report = plists.dump_xml(_idle(mac))
     await stage.raw.report(mac, report + b"\n" * (LONG_BYTES - len(report)), says=LONG)
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 async def content_type(stage: Stage) -> None:
@@ -58,7 +57,7 @@ async def content_type(stage: Stage) -> None:
         (PARAMETER, f"{results.CONTENT_TYPE}; charset=UTF-8"),
     ):
         await stage.raw.report(mac, _idle(mac), headers={"Content-Type": value}, says=says)
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 async def xml(stage: Stage) -> None:
@@ -67,7 +66,7 @@ async def xml(stage: Stage) -> None:
     text = plists.dump_xml(token_update(mac)).decode().replace("TokenUpdate", "Token&#85;pdate")
     text = text.replace("<dict>", "<!-- TokenUpdate -->\n<dict>", 1)
     await stage.raw.check_in(mac, f"\ufeff{text}".encode(), says=XML)
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 async def bare_result(stage: Stage) -> None:
@@ -79,47 +78,47 @@ async def bare_result(stage: Stage) -> None:
     await stage.idle(mac)
     result = _report(mac, Status.ACKNOWLEDGED.value, queued.command_uuid) | {"QueryResponses": {}}
     await stage.raw.report(mac, result, says=BARE)
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 async def wrong_reports(stage: Stage) -> None:
     """Three reports are wrong: a Status that there is not, values of other types, and an empty body."""
     mac = await stage.managed()
     await stage.raw.report(mac, _report(mac, "Later", "5C1F5C77-0000-4000-8000-00000000C0DE"), says=STATUS)
-    await stage.session(mac)
+    await stage.deliver(mac)
     await stage.raw.report(mac, {"Status": 0, "UDID": mac.udid, "CommandUUID": ["Idle"]}, says=TYPES)
-    await stage.session(mac)
+    await stage.deliver(mac)
     await stage.raw.report(mac, b"", says=EMPTY)
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 async def early(stage: Stage) -> None:
-    """A Mac enrolls again, and reports before its TokenUpdate; then it opens a session."""
+    """A Mac enrolls again, and reports before its TokenUpdate; then it gets a command."""
     mac = await stage.managed()
     await stage.raw.check_in(mac, authenticate(mac), says="enrolls again")
     await stage.raw.report(mac, _idle(mac), says=EARLY)
     await stage.raw.check_in(mac, token_update(mac), says="enrolls again")
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 async def http2_reset(stage: Stage) -> None:
     """A request over HTTP/2 is reset before its end."""
     mac = await stage.managed()
     await stage.raw.reset(mac, _idle(mac), says=HALF)
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 Point = Literal["before_request", "in_request"]
 
 
 async def _broken_session(stage: Stage, mac: MacHandle, at: Point) -> None:
-    """A session on a new connection, which is reset, and another session."""
+    """A session on a new connection, which is reset, and then a command."""
     stage.service.actions.set_online(mac, False)  # which closes its connections
     stage.rule(mac, on="session", do="drop", at=at, times=1)
     after = stage.service.events.last
     stage.service.actions.set_online(mac, True)
     await stage.event(mac, "session_ended", after=after)
-    await stage.session(mac)
+    await stage.deliver(mac)
 
 
 def _idle(mac: MacHandle) -> Mapping[str, Any]:

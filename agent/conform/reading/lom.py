@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 from agent.conform.trace.bodies import certificates_of
 from agent.conform.trace.evidence import DeliveredCommand, Evidence, SentProfile
-from agent.conform.trace.records import MacRecord
+from agent.conform.trace.records import MacRecord, NoteRecord
 from agent.conform.verdicts.requirement import (
     Check,
     Finding,
@@ -45,7 +45,9 @@ ITEM: Mapping[str, type] = {
     VERSION: int,
 }
 NO_IDENTITY = "No Mac got a LOM identity with a LOM profile of the server."
-UNKNOWN_DEVICE = "DeviceDNSName is no name of a LOM identity that is known, so the Device of an item is not known."
+UNKNOWN_DEVICE = (
+    "The Device of an item is not known, by its DeviceDNSName or its addresses, or its LOM identity is not."
+)
 NEVER_SENT = "The server sent no {what} in order, either: that it sends none before shows nothing."
 NO_ACTIONS = "The server composed no {what} itself: it has no LOM actions that lom-agent knows, or refused them."
 CERTIFICATE_KEYS = ("DeviceCertificateUUID", "ControllerCertificateUUID")
@@ -288,6 +290,44 @@ def device_of(evidence: Evidence, item: Mapping[str, Any]) -> MacRecord | None:
         if host in {each.partition(".")[0] for each in device_names(evidence, mac.udid)}:
             return mac
     return None
+
+
+def commands_of(evidence: Evidence, note: NoteRecord) -> list[DeliveredCommand]:
+    """The LOMDeviceRequests that followed when one was queued: that with its CommandUUID, and those without a note.
+
+    A server may ask each Device in a command of its own.
+    """
+    notes = [each for each in evidence.notes("queued", note.udid) if "devices" in each.data]
+    others = {each.command_uuid for each in notes if each.number != note.number}
+    end = min((each.number for each in notes if each.number > note.number), default=None)
+    return [
+        each
+        for each in first_of_each(evidence.commands(REQUEST_TYPE, udid=note.udid))
+        if (note.command_uuid and each.command_uuid == note.command_uuid)
+        or (each.command_uuid not in others and note.number < each.number and (end is None or each.number < end))
+    ]
+
+
+def devices_without_name(evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> list[MacRecord]:
+    """The Devices that an item can be for, whatever its name: those whose answer has one of its addresses.
+
+    If no answer has one, those that were asked for; if that is not known, those with a LOM identity.
+    """
+    wanted = all_addresses(item)
+    answers = {mac.udid: evidence.answer(SETUP_TYPE, mac.udid, before=command.number) for mac in evidence.macs}
+    found = [mac for mac in evidence.macs if wanted & all_addresses(answers[mac.udid])]
+    if found:
+        return found
+    notes = [each for each in evidence.notes("queued", command.udid) if each.data.get("devices")]
+    asked = [note for note in notes if command in commands_of(evidence, note)]
+    if asked:
+        return [mac for mac in evidence.macs if mac.udid in asked[-1].data["devices"]]
+    return [mac for mac in evidence.macs if device_names(evidence, mac.udid)]
+
+
+def all_addresses(values: Mapping[str, Any]) -> set[str]:
+    """The addresses of both lists, each in its shortest form."""
+    return {address for key in LISTS for address in addresses_in(values, key) or ()}
 
 
 def must_of_lom(id_: str, says: str, source: Source, probes: tuple[str, ...], check: Check) -> Requirement:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from agent.conform.reading.sessions import accepted, answer_to, next_session
+from agent.conform.reading.sessions import accepted, answer_to, still_enrolled
 from agent.conform.trace.bodies import Redacted
 from agent.conform.trace.evidence import Evidence
 from agent.conform.trace.records import ExchangeRecord
@@ -122,14 +122,14 @@ def token_removed(evidence: Evidence) -> Finding:
 
 
 def unknown_message(evidence: Evidence) -> Finding:
-    """A message of an unknown type is refused with a 4xx status, and the next session works."""
+    """A message of an unknown type is refused with a 4xx status, and the Mac stays enrolled."""
     sent = evidence.exchanges("raw", message_type="unknown message")
     if not sent:
         return not_tested("The message could not be sent.")
     status = sent[0].status
     if status is None or not 400 <= status < 500 or status == 401:
         return failed("a status from 400 to 499 other than 401", answer_to(sent[0]), sent[0])
-    return next_session(evidence, sent[0])
+    return still_enrolled(evidence, sent[0])
 
 
 _AUTHENTICATE = "checkin/authenticate.yaml"

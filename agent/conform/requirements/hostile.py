@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from agent.conform.reading.sessions import answer_to, refused, refused_and_stays, unprepared
+from agent.conform.reading.sessions import answer_to, refused, refused_and_stays, still_enrolled, unprepared
 from agent.conform.trace.evidence import Evidence
-from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
+from agent.conform.verdicts.requirement import Finding, Level, Outcome, Requirement, Source, failed, not_tested, passed
 
 
 def resumed_is_bound(evidence: Evidence) -> Finding:
@@ -25,7 +25,9 @@ def resumed_is_bound(evidence: Evidence) -> Finding:
 
 def check_out_is_bound(evidence: Evidence) -> Finding:
     """CheckOut in the name of another Mac is refused, and that Mac stays."""
-    return refused_and_stays(evidence, "another's CheckOut")
+    finding = refused(evidence, "another's CheckOut")
+    sent = evidence.exchanges("raw", message_type="another's CheckOut")
+    return finding if finding.outcome is not Outcome.PASSED else still_enrolled(evidence, sent[-1])
 
 
 def queue_is_not_handed_over(evidence: Evidence) -> Finding:

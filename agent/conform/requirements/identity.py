@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.conform.reading.sessions import next_session, refused
+from agent.conform.reading.sessions import refused, still_enrolled
 from agent.conform.trace.evidence import Evidence
 from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, not_tested
 
@@ -26,7 +26,7 @@ def victim_stays(evidence: Evidence) -> Finding:
     sent = evidence.exchanges("raw")
     if not sent:
         return not_tested("The messages could not be sent.")
-    return next_session(evidence, sent[-1], *sent)
+    return still_enrolled(evidence, sent[-1], *sent)
 
 
 REQUIREMENTS = (

@@ -20,6 +20,7 @@ from agent.conform.reading.lom import (
     answer_of,
     by_server,
     device_names,
+    devices_without_name,
     must_of_lom,
     of_items,
 )
@@ -79,16 +80,28 @@ def protocol_version(evidence: Evidence) -> Finding:
 
 
 def dns_name(evidence: Evidence) -> Finding:
-    """DeviceDNSName is the CommonName or a dNSName of the identity of a Device of the segment."""
+    """DeviceDNSName is the CommonName or a dNSName of the identity of the Device that the item is for."""
 
-    def judge(_evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> Finding | None:
+    def judge(evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> Finding | None:
         name = item.get("DeviceDNSName")
+        names = {each for known in _names(evidence, command, item) for each in known}
         if isinstance(name, str) and name.lower() in names:
             return None
-        return failed(f"DeviceDNSName of {', '.join(sorted(names))}", str(name)[:200], command)
+        return failed(f"DeviceDNSName {' or '.join(sorted(names))}", str(name)[:200], command)
 
-    names = {each for mac in evidence.macs for each in device_names(evidence, mac.udid)}
-    return of_items(evidence, judge, known=lambda *_: bool(names))
+    return of_items(evidence, judge, known=_has_names)
+
+
+def _names(evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> list[set[str]]:
+    """The names of each Device that an item can be for."""
+    return [device_names(evidence, mac.udid) for mac in devices_without_name(evidence, command, item)]
+
+
+def _has_names(evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> bool:
+    """Whether it can be judged: the name is that of every Device that the item can be for, or of none of them."""
+    names = _names(evidence, command, item)
+    matching = [str(item.get("DeviceDNSName")).lower() in each for each in names]
+    return bool(names) and all(names) and (all(matching) or not any(matching))
 
 
 def _is_answered(evidence: Evidence, command: DeliveredCommand, item: Mapping[str, Any]) -> bool:

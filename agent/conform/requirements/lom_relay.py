@@ -9,7 +9,6 @@ from typing import Any
 
 from agent.conform.reading.lom import (
     EXAMPLE_ANSWER,
-    LISTS,
     LOM,
     NEVER_SENT,
     NEW_ADDRESSES,
@@ -19,8 +18,9 @@ from agent.conform.reading.lom import (
     REQUEST_TYPE,
     SETUP,
     SETUP_TYPE,
-    addresses_in,
+    all_addresses,
     by_server,
+    commands_of,
     device_of,
     first_of_each,
     lom_profiles,
@@ -28,7 +28,7 @@ from agent.conform.reading.lom import (
 )
 from agent.conform.reading.sessions import later_sessions
 from agent.conform.trace.evidence import DeliveredCommand, Evidence
-from agent.conform.trace.records import ExchangeRecord, NoteRecord
+from agent.conform.trace.records import ExchangeRecord
 from agent.conform.verdicts.requirement import Finding, Outcome, Source, failed, not_tested, passed
 
 _REFERENCE = "Apple Mobile Device Management Protocol Reference"
@@ -96,7 +96,7 @@ def item_for_each_device(evidence: Evidence) -> Finding:
     judged: list[DeliveredCommand] = []
     for note in evidence.notes("queued"):
         asked = note.data.get("devices")
-        commands = _commands_of(evidence, note)
+        commands = commands_of(evidence, note)
         if not asked or not commands:
             continue
         judged += commands
@@ -137,11 +137,11 @@ def new_addresses(evidence: Evidence) -> Finding:
         known = sorted((each for each in known if each.number < command.number), key=lambda each: each.number)
         if not known:
             continue
-        last = _addresses(known[-1].request.dictionary)
-        stale = {address for each in known for address in _addresses(each.request.dictionary)} - last
+        last = all_addresses(known[-1].request.dictionary)
+        stale = {address for each in known for address in all_addresses(each.request.dictionary)} - last
         if stale:
             judged.append(command)
-        used = {address for item in _items(command) for address in _addresses(item)} & stale
+        used = {address for item in _items(command) for address in all_addresses(item)} & stale
         if used:
             expected = f"addresses of the last answer of the Device: {', '.join(sorted(last))[:200]}"
             return failed(expected, f"{', '.join(sorted(used))[:200]}, of an earlier one", known[-1], command)
@@ -213,26 +213,6 @@ def arrives_after_boot(evidence: Evidence) -> Finding:
 def _items(command: DeliveredCommand) -> list[Mapping[str, Any]]:
     items = command.command.get("RequestList")
     return [each if isinstance(each, dict) else {} for each in items] if isinstance(items, list) else []
-
-
-def _addresses(values: Mapping[str, Any]) -> set[str]:
-    return {address for key in LISTS for address in addresses_in(values, key) or ()}
-
-
-def _commands_of(evidence: Evidence, note: NoteRecord) -> list[DeliveredCommand]:
-    """The LOMDeviceRequests that followed when one was queued: that with its CommandUUID, and those without a note.
-
-    A server may ask each Device in a command of its own.
-    """
-    notes = [each for each in evidence.notes("queued", note.udid) if "devices" in each.data]
-    others = {each.command_uuid for each in notes if each.number != note.number}
-    end = min((each.number for each in notes if each.number > note.number), default=None)
-    return [
-        each
-        for each in first_of_each(evidence.commands(REQUEST_TYPE, udid=note.udid))
-        if (note.command_uuid and each.command_uuid == note.command_uuid)
-        or (each.command_uuid not in others and note.number < each.number and (end is None or each.number < end))
-    ]
 
 
 def _again(evidence: Evidence, answer: ExchangeRecord, command_uuid: str) -> list[DeliveredCommand]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.conform.reading.sessions import answer_to, next_session
+from agent.conform.reading.sessions import answer_to, still_enrolled
 from agent.conform.trace.evidence import Evidence, SentProfile
 from agent.conform.verdicts.requirement import Finding, Level, Requirement, Source, failed, not_tested, passed
 
@@ -92,7 +92,7 @@ def new_identity(evidence: Evidence) -> Finding:
         return not_tested(_NOT_RENEWED)
     if all(each.status != 200 for each in results):
         return failed("status 200 for the result with the new certificate", answer_to(results[-1]), *results)
-    return next_session(evidence, results[-1], *results)
+    return still_enrolled(evidence, results[-1], *results)
 
 
 _PAYLOAD = "profiles/com.apple.mdm.yaml"

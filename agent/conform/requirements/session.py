@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from agent.conform.reading.sessions import answer_to, later_sessions, next_session, unprepared
+from agent.conform.reading.sessions import answer_to, later_sessions, still_enrolled, unprepared
 from agent.conform.trace.evidence import Evidence
 from agent.conform.verdicts.requirement import Finding, Level, Outcome, Requirement, Source, failed, not_tested, passed
 
@@ -109,7 +109,7 @@ def not_now_again(evidence: Evidence) -> Finding:
 
 
 def _accepted(evidence: Evidence, status: str) -> Finding:
-    """A result with this status is accepted, ends its command, and the next session works."""
+    """A result with this status is accepted, ends its command, and the Mac stays enrolled."""
     results = [each for each in evidence.results() if each.answer_status == status]
     if not results:
         return not_tested(_UNREACHED)
@@ -119,7 +119,7 @@ def _accepted(evidence: Evidence, status: str) -> Finding:
     again = evidence.commands(command_uuid=first.command_uuid, udid=first.udid, after=first.number - 1)
     if again:
         return failed(f"{status} to end the command", "the same command again", first, *again)
-    return next_session(evidence, first)
+    return still_enrolled(evidence, first)
 
 
 def error_survived(evidence: Evidence) -> Finding:
@@ -155,7 +155,7 @@ def survived(evidence: Evidence, says: str) -> Finding:
     if status is None or status >= 500 or status == 401:
         seen = failed("an answer that is neither 401 nor 500 and above", answer_to(sent[0]), sent[0])
         return unprepared(evidence, sent[0]) or seen
-    return next_session(evidence, sent[0])
+    return still_enrolled(evidence, sent[0])
 
 
 def _entry(id_: str, level: Level, says: str, source: Source, probe: str, check: Any) -> Requirement:

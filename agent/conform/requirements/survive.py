@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.conform.probes.survive import BARE, EARLY, EMPTY, HALF, LONG, PARAMETER, STATUS, TYPES, UPPER, XML
-from agent.conform.reading.sessions import NOT_SENT, answer_to, next_session, unprepared
+from agent.conform.reading.sessions import NOT_SENT, answer_to, next_session, still_enrolled, unprepared
 from agent.conform.stage.http2_resets import RESET
 from agent.conform.trace.evidence import Evidence
 from agent.conform.trace.records import ExchangeRecord
@@ -27,9 +27,9 @@ def _broken(evidence: Evidence) -> ExchangeRecord | None:
 
 
 def after_broken(evidence: Evidence) -> Finding:
-    """The session after one whose connection broke works."""
+    """The Mac whose connection broke stays enrolled."""
     broken = _broken(evidence)
-    return not_tested("No connection was broken.") if broken is None else next_session(evidence, broken)
+    return not_tested("No connection was broken.") if broken is None else still_enrolled(evidence, broken)
 
 
 def command_kept(evidence: Evidence) -> Finding:
@@ -52,7 +52,7 @@ def _raw(evidence: Evidence, says: str) -> ExchangeRecord | None:
 
 
 def long_report(evidence: Evidence) -> Finding:
-    """A body that is too long is refused with a 4xx status, or the connection is closed, and the next session works."""
+    """A body that is too long is refused with a 4xx status, or the connection is closed, and the Mac stays enrolled."""
     sent = _raw(evidence, LONG)
     if sent is None:
         return not_tested(NOT_SENT)
@@ -61,21 +61,21 @@ def long_report(evidence: Evidence) -> Finding:
         return unprepared(evidence, sent) or failed(wanted, answer_to(sent), sent)
     if sent.status is not None and sent.status < 400:
         return not_tested(f"The server accepted a report of {sent.request.length:,} bytes: its limit is higher.", sent)
-    return next_session(evidence, sent)
+    return still_enrolled(evidence, sent)
 
 
 def http2_reset(evidence: Evidence) -> Finding:
-    """The session after a request over HTTP/2 that was reset in the middle works."""
+    """The Mac stays enrolled whose request over HTTP/2 was reset in the middle."""
     sent = _raw(evidence, HALF)
     if sent is None:
         return not_tested(NOT_SENT)
     if sent.error != RESET:
         return not_tested(f"No request could be reset: {sent.error}.", sent)
-    return next_session(evidence, sent)
+    return still_enrolled(evidence, sent)
 
 
 def _accepted(*words: str) -> Check:
-    """The check that these raw messages are answered with 200, and that the next session works."""
+    """The check that these raw messages are answered with 200, and that the Mac stays enrolled."""
 
     def check(evidence: Evidence) -> Finding:
         last = None
@@ -85,13 +85,13 @@ def _accepted(*words: str) -> Check:
                 return not_tested(NOT_SENT)
             if last.status != 200:
                 return unprepared(evidence, last) or failed(f"status 200 ({says})", answer_to(last), last)
-        return not_tested(NOT_SENT) if last is None else next_session(evidence, last)
+        return not_tested(NOT_SENT) if last is None else still_enrolled(evidence, last)
 
     return check
 
 
 def _survived(says: str) -> Check:
-    """The check that this raw message is answered with neither 401 nor 5xx, and that the next session works."""
+    """The check that this raw message is answered with neither 401 nor 5xx, and that the Mac stays enrolled."""
 
     def check(evidence: Evidence) -> Finding:
         sent = _raw(evidence, says)
@@ -100,7 +100,7 @@ def _survived(says: str) -> Check:
         if sent.status is None or sent.status >= 500 or sent.status == 401:
             wanted = "an answer that is neither 401 nor 500 and above"
             return unprepared(evidence, sent) or failed(wanted, answer_to(sent), sent)
-        return next_session(evidence, sent)
+        return still_enrolled(evidence, sent)
 
     return check
 

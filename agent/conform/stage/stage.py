@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from agent.conform.reading.lom import CERTIFICATE_KEYS, IDENTITY_STEP
+from agent.conform.reading.sessions import NOT_QUEUED
 from agent.conform.stage.errors import CannotProvoke, Unreachable, Waited
 from agent.conform.stage.gateway import StageGateway
 from agent.conform.stage.manual import ManualServer
@@ -49,6 +50,7 @@ _EVENTS = {
     "session_ended": "the end of a session",
     "power": "the power state",
 }
+INFORMATION: Mapping[str, Any] = {"RequestType": "DeviceInformation", "Queries": ["OSVersion"]}
 _BOOT = "constant:0.1"  # of the Macs: no requirement is about the time of a boot
 ValueT = TypeVar("ValueT")
 
@@ -284,6 +286,25 @@ class Stage:
         after = self.service.events.last
         self.service.actions.connect(mac)
         return await self.event(mac, "session_ended", after=after)
+
+    async def deliver(self, mac: MacHandle) -> None:
+        """Have the server queue a command for a Mac, which then opens a session: whether the server still has the Mac.
+
+        If nothing can be queued there is the session alone, and a note has the reason. A command that does not come
+        has another session, after ``patience``.
+        """
+        queued = None
+        try:
+            queued = await self.queue(mac, INFORMATION)
+        except PeerError as error:
+            self.recorder.note(NOT_QUEUED, udid=mac.udid, reason=str(error)[:500])
+        ended = await self.session(mac)
+        if queued is not None and not ended.data.get("error"):
+            try:
+                await self.result(queued)
+            except Waited:
+                await self.session(mac)
+        await self.idle(mac)
 
     async def result(self, queued: Queued, *statuses: str) -> Event:
         """Wait until the server has accepted a result of a command; with ``statuses``, one of these."""

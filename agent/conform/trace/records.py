@@ -1,9 +1,10 @@
 """The trace of a conformance run: typed records, and the file of them (JSON Lines). No requirement sees anything else.
 
-The first line is a Header; every other line is one record with ``type``, ``number`` (from 1, in the order in which the
-records were made) and ``probe``. Bodies are as `agent.conform.trace.bodies` keeps them: no secret is in the file. A
-file with another format or a higher version is refused, and one in which a record is missing or twice. New record types
-and new fields may come without a new version.
+The first line is a Header and the last one an End; every other line is one record with ``type``, ``number`` (from 1,
+in the order in which the records were made) and ``probe``. Bodies are as `agent.conform.trace.bodies` keeps them: no
+secret is in the file. A file with another format or a higher version is refused, and one in which a record is missing
+or twice. A file without an End is read, as a trace that is not whole. New record types and new fields may come without
+a new version.
 """
 
 from __future__ import annotations
@@ -201,7 +202,18 @@ class ProbeRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="pr
 
 
 Record = MacRecord | ExchangeRecord | PushRecord | TLSRecord | NoteRecord | ProbeRecord
-_decoder: msgspec.json.Decoder[Header | Record] = msgspec.json.Decoder(Header | Record)
+
+
+class End(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="end"):
+    """The trace is whole: nothing was cut off."""
+
+    records: int
+    """How many it has, without Header and End."""
+    signal: Annotated[int, Meta(ge=0, le=127)] = 0
+    """The number of the signal that stopped the run; 0: none did."""
+
+
+_decoder: msgspec.json.Decoder[Header | End | Record] = msgspec.json.Decoder(Header | End | Record)
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -209,16 +221,22 @@ STOPPED = "The run was stopped before this."  # the reason of a probe
 
 
 class Trace:
-    """A header and its records."""
+    """A header and its records. ``signal`` is the number of the signal that stopped the run; 0: none did.
 
-    def __init__(self, header: Header, records: Iterable[Record] = ()) -> None:
+    It is not ``whole`` if it was read from a file without an End: records at its end may be missing.
+    """
+
+    def __init__(self, header: Header, records: Iterable[Record] = (), *, whole: bool = True, signal: int = 0) -> None:
         self.header = header
         self.records: list[Record] = list(records)
+        self.whole = whole
+        self.signal = signal
 
     @property
-    def stopped(self) -> bool:
-        """Whether the run was stopped before its end."""
-        return any(isinstance(each, ProbeRecord) and each.reason == STOPPED for each in self.records)
+    def complete(self) -> bool:
+        """Whether it is known that the run came to its end."""
+        stopped = any(isinstance(each, ProbeRecord) and each.reason == STOPPED for each in self.records)
+        return self.whole and not self.signal and not stopped
 
     def software(self) -> str:
         """The server's software and version: as the operator said, or as the server calls itself; empty: unknown."""
@@ -236,7 +254,8 @@ def write_trace(path: Path, trace: Trace) -> Path:
     """Write a trace, to a file that only its owner can read. Raises OperatorError."""
     try:
         with open_private(path) as file:
-            for line in (trace.header, *trace.records):
+            ends = (End(records=len(trace.records), signal=trace.signal),) if trace.whole else ()
+            for line in (trace.header, *trace.records, *ends):
                 file.write(_encode(line) + b"\n")
     except OSError as error:
         raise OperatorError(f"The trace {path} cannot be written: {error.strerror}. Name another file.") from error
@@ -246,27 +265,42 @@ def write_trace(path: Path, trace: Trace) -> Path:
 def read_trace(path: Path) -> Trace:
     """Read a trace, whose lines after the first may be in any order.
 
-    Raises OperatorError for a file that is none, has a later version, lacks a record before its last, or is too long.
+    Raises OperatorError for a file that is none, has a later version, lacks a record before its last or before its end,
+    or is too long.
     """
     lines = read_file(path, "the trace", MOST_BYTES).splitlines()
-    if len(lines) > MOST_RECORDS:
+    if len(lines) > MOST_RECORDS + 2:
         raise OperatorError(f"Expected at most {MOST_RECORDS:,} records in the trace {path}, found {len(lines):,}.")
     header = _header(path, lines)
     records: list[Record] = []
+    end: End | None = None
     for number, line in enumerate(lines[1:], start=2):
         record = _line(path, number, line)
-        if isinstance(record, Header):
-            raise OperatorError(f"Expected one header in the trace {path}, found another in line {number}.")
-        records.append(record)
+        if isinstance(record, Header) or (isinstance(record, End) and end is not None):
+            what = "header" if isinstance(record, Header) else "end"
+            raise OperatorError(f"Expected one {what} in the trace {path}, found another in line {number}.")
+        if isinstance(record, End):
+            end = record
+        else:
+            records.append(record)
     records.sort(key=lambda record: record.number)
-    for wanted, record in enumerate(records, start=1):
-        if record.number != wanted:
-            found = f"another record {record.number}" if record.number < wanted else f"no record {wanted}"
-            raise OperatorError(
-                f"Expected each record from 1 to {len(records):,} once in the trace {path}, found {found}. "
-                "Use the trace as lom-agent wrote it."
-            )
-    return Trace(header, records)
+    _check_numbers(path, [record.number for record in records], len(records) if end is None else end.records)
+    return Trace(header, records, whole=end is not None, signal=0 if end is None else end.signal)
+
+
+def _check_numbers(path: Path, numbers: Sequence[int], count: int) -> None:
+    """Check that these, sorted, are the numbers from 1 to ``count``."""
+    found = next((each for each, number in enumerate(numbers, start=1) if number != each), None)
+    if found is None and len(numbers) == count:
+        return
+    if found is None:
+        seen = f"{len(numbers):,}"
+    else:
+        seen = f"another record {numbers[found - 1]}" if numbers[found - 1] < found else f"no record {found}"
+    raise OperatorError(
+        f"Expected each record from 1 to {count:,} once in the trace {path}, found {seen}. "
+        "Use the trace as lom-agent wrote it."
+    )
 
 
 def _header(path: Path, lines: Sequence[bytes]) -> Header:
@@ -289,7 +323,7 @@ def _header(path: Path, lines: Sequence[bytes]) -> Header:
     return header
 
 
-def _line(path: Path, number: int, line: bytes) -> Header | Record:
+def _line(path: Path, number: int, line: bytes) -> Header | End | Record:
     try:
         return _decoder.decode(line)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from signal import SIGINT
 from typing import Any
 
 import msgspec
@@ -22,10 +23,15 @@ MOST_EVIDENCE = 6  # records under one verdict
 _CONCLUSIONS = {
     0: "No must failed.",
     1: "A must failed.",
+    2: "No requirement was judged: nothing shows whether the server does what is required.",
     3: "No Mac could enroll, or the server stopped answering: what needs an enrolled Mac was not tested.",
     4: "No must failed without a waiver; some waivers expect a failure that happened, or one that did not.",
 }
 _STOPPED = "The run was stopped: the requirements that were not reached are not tested."
+_CUT = (
+    "The trace has no end: it was cut off, or an earlier version of lom-agent wrote it. So it is not known whether the "
+    "run came to its end."
+)
 
 
 class Evidence(Struct, frozen=True, omit_defaults=True):
@@ -75,10 +81,14 @@ class Report(Struct, frozen=True, kw_only=True):
     counts: dict[str, int]
     """Of all five verdicts."""
     complete: bool
-    """Whether the run was not stopped."""
+    """Whether the run came to its end: it was not stopped, and its trace was not cut off."""
     exit_status: int
-    """Of the command; of a run that a signal stopped, 128 and the number of the signal."""
+    """Of the command; of a run that a signal stopped, 128 and the number of the signal; 130 of a trace without end."""
     requirements: tuple[Entry, ...]
+    whole: bool = True
+    """Whether the trace has its end."""
+    reached: bool = True
+    """Whether Macs could enroll to the end of the run; also if none tried to."""
 
     def failures(self) -> list[Entry]:
         """What failed or warns."""
@@ -100,7 +110,16 @@ class Report(Struct, frozen=True, kw_only=True):
         left = f" Not tested: {untested} of {total}." if untested else ""
         broken = any(each.verdict == "fail" and each.waived != Waived.EXPECTED for each in self.requirements)
         meant = _CONCLUSIONS.get(self.exit_status, _CONCLUSIONS[int(broken)])  # of a signal: the verdicts so far
-        return f"{meant}{left}" if self.complete else f"{_STOPPED} {meant}{left}"
+        if self.exit_status == 1 and not self.reached:
+            meant = f"{meant} {_CONCLUSIONS[3]}"
+        if self.complete:
+            return f"{meant}{left}"
+        return f"{_STOPPED if self.whole else _CUT} {meant}{left}"
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the verdicts are not those of a run that came to its end and judged something."""
+        return not self.complete or not self.reached or self.exit_status == 2
 
     @property
     def facts(self) -> str:
@@ -121,8 +140,8 @@ class Report(Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
 
-def report_of(trace: Trace, judgement: Judgement, *, signal_number: int | None = None) -> Report:
-    """The report of a trace and its verdicts. ``signal_number``: of the signal that stopped this run."""
+def report_of(trace: Trace, judgement: Judgement) -> Report:
+    """The report of a trace and its verdicts."""
     header = trace.header
     records = {record.number: record for record in trace.records}
     server = ServerFacts(header.server.adapter, header.server.url, trace.software())
@@ -135,9 +154,11 @@ def report_of(trace: Trace, judgement: Judgement, *, signal_number: int | None =
         os=header.os,
         server=server,
         counts=judgement.counts,
-        complete=signal_number is None and not trace.stopped,
-        exit_status=judgement.exit_status if signal_number is None else 128 + signal_number,
+        complete=trace.complete,
+        exit_status=judgement.exit_status if trace.complete else 128 + (trace.signal or SIGINT),
         requirements=tuple(_entry(each, records) for each in judgement.judged),
+        whole=trace.whole,
+        reached=judgement.reached,
     )
 
 

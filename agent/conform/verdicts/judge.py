@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from enum import StrEnum
 
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from agent.conform.trace.evidence import Evidence
 from agent.conform.trace.records import ExchangeRecord, ProbeRecord, Record, Trace
@@ -74,13 +74,15 @@ class Judgement:
 
     @property
     def exit_status(self) -> int:
-        """1: a must failed; 3: no Mac could enroll, or the server stopped answering; 4: only expected failures, or
-        waivers for failures that did not happen; else 0.
+        """1: a must failed; 3: no Mac could enroll, or the server stopped answering; 2: nothing was judged; 4: only
+        expected failures, or waivers for failures that did not happen; else 0. The first that holds.
         """
         if any(each.breaks for each in self.judged):
             return 1
         if not self.reached:
             return 3
+        if all(each.verdict in (Verdict.NOT_APPLICABLE, Verdict.NOT_TESTED) for each in self.judged):
+            return 2
         return 4 if any(each.waived in (Waived.EXPECTED, Waived.STALE) for each in self.judged) else 0
 
     def failures(self) -> list[Judged]:
@@ -93,10 +95,9 @@ def judge(
     requirements: Iterable[Requirement],
     capabilities: Mapping[str, bool],
     waivers: Sequence[Waiver] = (),
-    today: date | None = None,
 ) -> Judgement:
-    """Judge the requirements over a trace. Waivers have to be in force ``today``; None: on the day of the trace."""
-    day = today or date.fromtimestamp(trace.header.started)
+    """Judge the requirements over a trace. Waivers have to be in force on its day."""
+    day = day_of(trace)
     by_id = {waiver.id: waiver for waiver in waivers}
     records = _by_probe(trace)
     return Judgement(
@@ -106,6 +107,11 @@ def judge(
         ),
         _reached(trace),
     )
+
+
+def day_of(trace: Trace) -> date:
+    """The day, in UTC, on which the run started."""
+    return datetime.fromtimestamp(trace.header.started, UTC).date()
 
 
 def _reached(trace: Trace) -> bool:
@@ -160,11 +166,13 @@ def _stopped(requirement: Requirement, records: Sequence[Record]) -> str:
 
 
 def _found(requirement: Requirement, evidence: Evidence) -> Finding:
-    """The finding of the check. A check that cannot read the trace judges nothing; that is a defect of this program."""
+    """The finding of the check. A check that cannot read the trace judges nothing: a defect of this program, or a trace
+    that this program did not write.
+    """
     try:
         return requirement.check(evidence)
     except Exception as error:  # noqa: BLE001 - one check must not take the verdicts of the others with it
-        _log.failure("the check of {id} failed", id=requirement.id)
+        _log.failure("the check of {id} failed", level=LogLevel.debug, id=requirement.id)
         return not_tested(f"The check could not read the trace ({type(error).__name__}: {error}).")
 
 

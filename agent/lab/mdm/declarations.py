@@ -109,12 +109,14 @@ def _spoiled(endpoint: str, correct: dict[str, Any], defects: Defects) -> dict[s
         if "ddm-token-differs" in defects:
             document["DeclarationsToken"] = "another"
         if "ddm-item-token" in defects:
-            del document["Declarations"]["Configurations"][0]["ServerToken"]
+            for item in document["Declarations"]["Configurations"][:1]:
+                del item["ServerToken"]
         return document
+    references = document.get("Payload", {}).get("StandardConfigurations")  # none of a declaration that is not there
+    if "ddm-activation-reference" in defects and references is not None:
+        references.append("test.lom-agent.lab.no-such-configuration")
     if "ddm-declaration-keys" in defects:
         document.pop("Payload", None)
     if "ddm-declaration-token" in defects:
         document["ServerToken"] = "another"
-    if "ddm-activation-reference" in defects and endpoint.startswith("declaration/activation/"):
-        document["Payload"]["StandardConfigurations"].append("test.lom-agent.lab.no-such-configuration")
     return document
