@@ -22,10 +22,12 @@ from twisted.internet.defer import Deferred
 
 from agent.cli.serve import forms
 from agent.cli.serve.forms import MACS_A_PROCESS
+from agent.errors import OperatorError
 from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.service.errors import WorkerGone
 from agent.service.macs.parts import ServiceSettings
+from agent.service.workers.files import fleet_of, open_part
 from agent.service.workers.messages import Share, Start
 from agent.service.workers.numbers import Numbers
 from agent.service.workers.pool import SILENT_SECONDS, PoolWorker, WorkerPool
@@ -260,6 +262,11 @@ def test_workers_go_on_from_their_state_files_after_kill_9(tmp_path: Path) -> No
             served.process.kill_group()
         refused = lom_agent("serve", "--workers", "3", *kept)
         assert (refused.returncode, b"Expected --workers 2" in refused.stderr) == (2, True)
+        moved, part = tmp_path / "moved", tmp_path / "fleet.sqlite.worker-2"
+        part.rename(moved)
+        refused = lom_agent("serve", *kept)
+        assert (refused.returncode, b"Expected the state of worker 2" in refused.stderr) == (2, True)
+        moved.rename(part)
         with serving(tmp_path / "second", *kept) as served:
             info = served.ask("GET", "/v1")
             assert (info["workers"], info["macs"], info["enrolled"], info["rules"]) == (2, 5, 3, 1)
@@ -270,6 +277,43 @@ def test_workers_go_on_from_their_state_files_after_kill_9(tmp_path: Path) -> No
             served.wait(kind="delivered", command_uuid=uuid, status="NotNow")
             assert [(each["matches"], each["hits"]) for each in served.ask("GET", "/v1/rules")] == [(1, 1)]
             assert served.ask("POST", "/v1/macs", {})[0]["number"] == 6
+
+
+def test_the_file_of_a_worker_is_that_of_its_fleet_and_number(tmp_path: Path) -> None:
+    def fleet(name: str) -> str:
+        state = FleetState(tmp_path / name, task.Clock())
+        name = fleet_of(state)
+        assert name == fleet_of(state)
+        state.close()
+        return name
+
+    def opened(name: str, fleet: str, worker: int, *, is_new: bool = False) -> None:
+        state = open_part(tmp_path / name, task.Clock(), fleet, worker, is_new=is_new)
+        state.set("macs", "2")
+        state.close()
+
+    one, other = fleet("one"), fleet("other")
+    with pytest.raises(OperatorError, match="found no such file"):
+        opened("one.worker-1", one, 1)
+    assert not (tmp_path / "one.worker-1").exists()
+    for worker in (1, 2):
+        opened(f"one.worker-{worker}", one, worker, is_new=True)
+        opened(f"one.worker-{worker}", one, worker)
+        opened(f"one.worker-{worker}", one, worker, is_new=True)  # killed before the front had its Macs
+    opened("old", "", 1, is_new=True)
+    opened("old", "", 1)
+    for name, owner, worker, is_new in (
+        ("one.worker-1", one, 2, False),
+        ("one.worker-1", other, 1, False),
+        ("one.worker-1", other, 1, True),
+        ("old", other, 1, True),
+        ("old", other, 1, False),
+        ("one.worker-1", "", 1, False),
+    ):
+        with pytest.raises(OperatorError, match="found that of another one"):
+            opened(name, owner, worker, is_new=is_new)
+    refused = lom_agent("serve", "--state", str(tmp_path / "one.worker-2"), "--until-eof")
+    assert (refused.returncode, b"found the part that worker 2 has" in refused.stderr) == (2, True)
 
 
 def test_a_worker_takes_what_its_front_has_from_its_file(run_in_reactor: Run, tmp_path: Path) -> None:
