@@ -31,7 +31,7 @@ from agent.service.workers.files import fleet_of, open_part
 from agent.service.workers.messages import Share, Start
 from agent.service.workers.numbers import Numbers
 from agent.service.workers.pool import SILENT_SECONDS, PoolWorker, WorkerPool
-from agent.service.workers.roster import SharedGroup, divided
+from agent.service.workers.roster import SharedGroup, divided, spread
 from agent.service.workers.share import ShareService
 from agent.state.fleet import FleetState
 
@@ -377,6 +377,11 @@ def test_whole_segments_are_divided_among_the_workers(
         worker for worker, (start, stop) in expected.items() for _ in range(start, stop)
     )
     assert all(group.index_of(population[index].serial_number) == index for index in range(devices))
+
+
+def test_the_macs_of_shares_are_named() -> None:
+    pair, one = (Share(first, 0, "named", 9, 1, None, None, 2, stop) for first, stop in ((0, 4), (10, 3)))
+    assert [spread(shares) for shares in ([], [pair], [pair, one])] == ["none", "2 to 3", "2 to 3, 12"]
 
 
 class Processes(Executor):
