@@ -7,8 +7,9 @@ import os
 import plistlib
 import signal
 import ssl
+import time
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -214,8 +215,15 @@ def test_a_worker_that_is_killed_is_named_and_the_others_go_on(tmp_path: Path) -
         command, *workers = served.group()
         assert command == served.process.pid
         first = served.ask("GET", "/v1")["last_event"]
-        os.kill(workers[0], signal.SIGKILL)
-        event = served.wait(kind="worker_lost")
+        udids = [mac["udid"] for mac in served.ask("GET", "/v1/macs")]
+        with ThreadPoolExecutor() as threads:  # whoever waits for its Macs is told
+            wanted = [{"kind": "enrolled", "udid": udids[number], "timeout": 5} for number in (0, 2)]
+            waits = [threads.submit(served.problem, "POST", "/v1/wait", each) for each in wanted]
+            time.sleep(0.5)
+            os.kill(workers[0], signal.SIGKILL)
+            event = served.wait(kind="worker_lost")
+            assert sorted(wait.result()[0] for wait in waits) == [503, 504]
+            assert served.wait(kind="added", udid=udids[0])["udid"] == udids[0]  # what happened before is still there
         lost = event["data"]["worker"]
         assert event["number"] > first
         gone, there = (0, 2) if lost == 1 else (2, 0)
@@ -225,6 +233,7 @@ def test_a_worker_that_is_killed_is_named_and_the_others_go_on(tmp_path: Path) -
             ("POST", f"/v1/macs/{gone}/enroll", {}),
             ("POST", f"/v1/segments/{gone // 2}/mains", {"action": "pull_the_plug"}),
             ("GET", f"/v1/exchanges?mac={gone}", None),
+            ("POST", "/v1/wait", {"kind": "enrolled", "udid": udids[gone], "timeout": 600}),
         ):
             status, detail = served.problem(method, path, body)
             assert (status, f"worker {lost}" in detail, "-9" in detail) == (503, True, True)
