@@ -97,8 +97,13 @@ def lom_device(request: pytest.FixtureRequest, lom_fleet: Fleet) -> Device:
 
 
 @pytest.fixture
-def lom_lab(lom_fleet: Fleet) -> Lab:
+def lom_lab(request: pytest.FixtureRequest, lom_options: Start, lom_fleet: Fleet) -> Lab:
     """The lab beside the fleet, as the server under test: ``lom_lab.enroll_url``, ``lom_lab.queue(udid, type)``."""
+    if not _options(request.node)["apns"] and not lom_options.get("lab"):
+        raise pytest.UsageError(
+            "Expected a test with a gateway for lom_lab, found apns=False, without a lab. "
+            'Remove apns=False, or let lom_options return {"lab": True}.'
+        )
     return lom_fleet.lab
 
 

@@ -99,6 +99,22 @@ def test_the_marker_chooses_macs_seed_and_clock(pytester: pytest.Pytester, start
     assert [(each["clock"], each["apns"]) for each in started] == [("manual", True), ("real", False)]
 
 
+def test_the_lab_needs_the_gateway(pytester: pytest.Pytester, started: list[dict[str, Any]]) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.lom(apns=False)
+        def test_no_lab(lom_lab):
+            pass
+        """
+    )
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*Expected a test with a gateway for lom_lab, found apns=False*"])
+    assert [each["apns"] for each in started] == [False]
+
+
 def test_a_suite_sets_options_of_its_services(pytester: pytest.Pytester, started: list[dict[str, Any]]) -> None:
     pytester.makepyfile(
         """

@@ -7,8 +7,9 @@ import os
 import plistlib
 import signal
 import ssl
+import time
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,16 @@ from twisted.internet.defer import Deferred
 
 from agent.cli.serve import forms
 from agent.cli.serve.forms import MACS_A_PROCESS
+from agent.errors import OperatorError
 from agent.faults.rules import Rule
 from agent.fleet.population import Population
 from agent.service.errors import WorkerGone
 from agent.service.macs.parts import ServiceSettings
+from agent.service.workers.files import fleet_of, open_part
 from agent.service.workers.messages import Share, Start
 from agent.service.workers.numbers import Numbers
 from agent.service.workers.pool import SILENT_SECONDS, PoolWorker, WorkerPool
-from agent.service.workers.roster import SharedGroup, divided
+from agent.service.workers.roster import SharedGroup, divided, spread
 from agent.service.workers.share import ShareService
 from agent.state.fleet import FleetState
 
@@ -212,8 +215,15 @@ def test_a_worker_that_is_killed_is_named_and_the_others_go_on(tmp_path: Path) -
         command, *workers = served.group()
         assert command == served.process.pid
         first = served.ask("GET", "/v1")["last_event"]
-        os.kill(workers[0], signal.SIGKILL)
-        event = served.wait(kind="worker_lost")
+        udids = [mac["udid"] for mac in served.ask("GET", "/v1/macs")]
+        with ThreadPoolExecutor() as threads:  # whoever waits for its Macs is told
+            wanted = [{"kind": "enrolled", "udid": udids[number], "timeout": 5} for number in (0, 2)]
+            waits = [threads.submit(served.problem, "POST", "/v1/wait", each) for each in wanted]
+            time.sleep(0.5)
+            os.kill(workers[0], signal.SIGKILL)
+            event = served.wait(kind="worker_lost")
+            assert sorted(wait.result()[0] for wait in waits) == [503, 504]
+            assert served.wait(kind="added", udid=udids[0])["udid"] == udids[0]  # what happened before is still there
         lost = event["data"]["worker"]
         assert event["number"] > first
         gone, there = (0, 2) if lost == 1 else (2, 0)
@@ -223,6 +233,7 @@ def test_a_worker_that_is_killed_is_named_and_the_others_go_on(tmp_path: Path) -
             ("POST", f"/v1/macs/{gone}/enroll", {}),
             ("POST", f"/v1/segments/{gone // 2}/mains", {"action": "pull_the_plug"}),
             ("GET", f"/v1/exchanges?mac={gone}", None),
+            ("POST", "/v1/wait", {"kind": "enrolled", "udid": udids[gone], "timeout": 600}),
         ):
             status, detail = served.problem(method, path, body)
             assert (status, f"worker {lost}" in detail, "-9" in detail) == (503, True, True)
@@ -260,6 +271,11 @@ def test_workers_go_on_from_their_state_files_after_kill_9(tmp_path: Path) -> No
             served.process.kill_group()
         refused = lom_agent("serve", "--workers", "3", *kept)
         assert (refused.returncode, b"Expected --workers 2" in refused.stderr) == (2, True)
+        moved, part = tmp_path / "moved", tmp_path / "fleet.sqlite.worker-2"
+        part.rename(moved)
+        refused = lom_agent("serve", *kept)
+        assert (refused.returncode, b"Expected the state of worker 2" in refused.stderr) == (2, True)
+        moved.rename(part)
         with serving(tmp_path / "second", *kept) as served:
             info = served.ask("GET", "/v1")
             assert (info["workers"], info["macs"], info["enrolled"], info["rules"]) == (2, 5, 3, 1)
@@ -270,6 +286,43 @@ def test_workers_go_on_from_their_state_files_after_kill_9(tmp_path: Path) -> No
             served.wait(kind="delivered", command_uuid=uuid, status="NotNow")
             assert [(each["matches"], each["hits"]) for each in served.ask("GET", "/v1/rules")] == [(1, 1)]
             assert served.ask("POST", "/v1/macs", {})[0]["number"] == 6
+
+
+def test_the_file_of_a_worker_is_that_of_its_fleet_and_number(tmp_path: Path) -> None:
+    def fleet(name: str) -> str:
+        state = FleetState(tmp_path / name, task.Clock())
+        name = fleet_of(state)
+        assert name == fleet_of(state)
+        state.close()
+        return name
+
+    def opened(name: str, fleet: str, worker: int, *, is_new: bool = False) -> None:
+        state = open_part(tmp_path / name, task.Clock(), fleet, worker, is_new=is_new)
+        state.set("macs", "2")
+        state.close()
+
+    one, other = fleet("one"), fleet("other")
+    with pytest.raises(OperatorError, match="found no such file"):
+        opened("one.worker-1", one, 1)
+    assert not (tmp_path / "one.worker-1").exists()
+    for worker in (1, 2):
+        opened(f"one.worker-{worker}", one, worker, is_new=True)
+        opened(f"one.worker-{worker}", one, worker)
+        opened(f"one.worker-{worker}", one, worker, is_new=True)  # killed before the front had its Macs
+    opened("old", "", 1, is_new=True)
+    opened("old", "", 1)
+    for name, owner, worker, is_new in (
+        ("one.worker-1", one, 2, False),
+        ("one.worker-1", other, 1, False),
+        ("one.worker-1", other, 1, True),
+        ("old", other, 1, True),
+        ("old", other, 1, False),
+        ("one.worker-1", "", 1, False),
+    ):
+        with pytest.raises(OperatorError, match="found that of another one"):
+            opened(name, owner, worker, is_new=is_new)
+    refused = lom_agent("serve", "--state", str(tmp_path / "one.worker-2"), "--until-eof")
+    assert (refused.returncode, b"found the part that worker 2 has" in refused.stderr) == (2, True)
 
 
 def test_a_worker_takes_what_its_front_has_from_its_file(run_in_reactor: Run, tmp_path: Path) -> None:
@@ -333,6 +386,11 @@ def test_whole_segments_are_divided_among_the_workers(
         worker for worker, (start, stop) in expected.items() for _ in range(start, stop)
     )
     assert all(group.index_of(population[index].serial_number) == index for index in range(devices))
+
+
+def test_the_macs_of_shares_are_named() -> None:
+    pair, one = (Share(first, 0, "named", 9, 1, None, None, 2, stop) for first, stop in ((0, 4), (10, 3)))
+    assert [spread(shares) for shares in ([], [pair], [pair, one])] == ["none", "2 to 3", "2 to 3, 12"]
 
 
 class Processes(Executor):

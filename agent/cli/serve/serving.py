@@ -218,9 +218,11 @@ def _opened(reactor: Any, file: str | None) -> tuple[FleetState | None, LabStore
         return None, None
     from agent.cli.results.outputs import make_folder  # only where it is asked for: a fast start
     from agent.lab.stored.store import LabStore
+    from agent.service.workers.files import check_is_whole
     from agent.state.fleet import FleetState
 
     state = FleetState(Path(file), reactor)
+    check_is_whole(state)
     folder = f"{file}.lab"
     make_folder(folder)
     return state, LabStore(Path(folder))

@@ -246,7 +246,7 @@ ROUTES: tuple[Route, ...] = (
         "Wait for an event. 504 after the timeout, with the best matching events and the last exchanges of the Mac.",
         body=Wait,
         answer=Event,
-        problems=(400, 401, 504),
+        problems=(400, 401, 503, 504),
     ),
     Route("results", "GET", "/v1/results", "The results of the operations so far.", answer=Results),
     Route("clock", "GET", "/v1/clock", "The state of the clock of the Macs.", answer=ClockState),

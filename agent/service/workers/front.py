@@ -87,13 +87,17 @@ class Front:
         """Start the workers and make the Macs of the start, or those of the state file. Raises OperatorError."""
         self.pool.start(starts)
         state = self.state
-        is_new = state is None or state.numbers().macs is None
+        is_new, fleet = state is None or state.numbers().macs is None, ""
         if state is not None:
+            from agent.service.workers.files import fleet_of  # only where it is asked for: a fast start
+
+            fleet = fleet_of(state)
             self._continue(state)
         for worker in self.pool.workers:
             shares = [group.shares[worker.number] for group in self.roster if worker.number in group.shares]
             rules = [each.rule for each in self.faults]
-            answer = msgspec.json.decode(await self.pool.call(worker, "open", shares=shares, rules=rules))
+            made = {"shares": shares, "rules": rules, "fleet": fleet, "is_new": is_new}
+            answer = msgspec.json.decode(await self.pool.call(worker, "open", **made))
             worker.last_exchange = answer["exchange"]
             for first, indexes in answer["removed"].items():
                 self._removed.setdefault(int(first), set()).update(indexes)

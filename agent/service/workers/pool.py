@@ -122,7 +122,7 @@ class WorkerPool:
     def call(self, worker: PoolWorker, name: str, **arguments: Any) -> Deferred[bytes]:
         """Ask a worker; fires with the answer in JSON. Fails with RequestFailed, OperatorError and WorkerGone."""
         if worker.link is None or self._closing:
-            raise WorkerGone(_gone_text(worker))
+            raise WorkerGone(gone_text(worker))
         self._number += 1
         number = self._number
         answer: Deferred[bytes] = Deferred(lambda _: worker.calls.__delitem__(number))
@@ -218,11 +218,12 @@ class WorkerPool:
             self._owner.worker_lost(worker)
         calls, worker.calls = worker.calls, {}
         for answer in calls.values():
-            answer.errback(WorkerGone(_gone_text(worker)))
+            answer.errback(WorkerGone(gone_text(worker)))
         worker.ended.callback(None)
 
 
-def _gone_text(worker: PoolWorker) -> str:
+def gone_text(worker: PoolWorker) -> str:
+    """Why a worker does not answer, for people."""
     return (
         f"Expected worker {worker.number} with its Macs, found that it has ended: {worker.lost or 'the end'}. "
         "Start lom-agent serve again; with --state it goes on where it was."

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import structs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from agent import __version__
 from agent.errors import OperatorError
@@ -50,7 +50,7 @@ from agent.service.types import (
     WaitState,
 )
 from agent.service.workers.front import Front
-from agent.service.workers.pool import PoolWorker
+from agent.service.workers.pool import PoolWorker, gone_text
 from agent.service.workers.roster import Place
 
 AnswerT = TypeVar("AnswerT")
@@ -323,11 +323,26 @@ class FrontAPI:
 
     async def wait(self, body: Wait) -> Event:
         """Wait for an event."""
+        worker = self._worker_of(body.udid)
         if body.timeout <= 0:
             await self._pool.call_all("sync")  # whatever has happened has arrived
+        if worker is not None and worker.lost:
+            body = structs.replace(body, timeout=0.0)  # nothing comes from there any more
+        found = self._front.events.wait(body, self._clock)
+
+        def look(_: Event) -> None:
+            if worker is not None and worker.lost:
+                found.cancel()
+
+        unsubscribe = self._front.events.subscribe(look)
+        found.addBoth(lambda outcome: unsubscribe() or outcome)
         try:
-            return await self._front.events.wait(body, self._clock)
-        except TimedOut as error:
+            return await found
+        except (TimedOut, CancelledError) as error:
+            if worker is not None and worker.lost:
+                raise WorkerGone(gone_text(worker)) from error
+            if isinstance(error, CancelledError):
+                raise
             exchanges = await self._last_exchanges(body.udid)
             raise RequestFailed(504, str(error), nearest=error.nearest, exchanges=exchanges) from error
 
@@ -357,6 +372,12 @@ class FrontAPI:
     def _alone(self, work: Callable[[], Awaitable[AnswerT]]) -> Deferred[AnswerT]:
         """A change of what there is; it is carried out where the client leaves, too."""
         return shielded(self._front.alone(work))
+
+    def _worker_of(self, udid: str | None) -> PoolWorker | None:
+        try:
+            return None if udid is None else self._pool.worker(self._front.find(udid).worker)
+        except NoSuchMac:
+            return None
 
     async def _last_exchanges(self, udid: str | None) -> list[Exchange]:
         try:

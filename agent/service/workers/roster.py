@@ -161,4 +161,5 @@ def divided(population: Population, first: int, first_segment: int, loads: Mappi
 
 def spread(shares: Sequence[Share]) -> str:
     """The Macs of some shares, for people."""
-    return ", ".join(f"{share.first + share.start} to {share.first + share.stop - 1}" for share in shares) or "none"
+    ends = ((share.first + share.start, share.first + share.stop - 1) for share in shares)
+    return ", ".join(f"{first}" if first == last else f"{first} to {last}" for first, last in ends) or "none"

@@ -147,14 +147,14 @@ class Worker:
         service.flush()
         return result
 
-    def _open(self, shares: list[Any], rules: list[Any]) -> dict[str, Any]:
+    def _open(self, shares: list[Any], rules: list[Any], fleet: str, is_new: bool) -> dict[str, Any]:
         start = self._start
         anchor = read_pem(start.anchor)[0] if start.anchor else None
         state = None
         if start.state is not None:
-            from agent.state.fleet import FleetState
+            from agent.service.workers.files import open_part  # only where it is asked for: a fast start
 
-            state = FleetState(Path(start.state), self._reactor)
+            state = open_part(Path(start.state), self._reactor, fleet, start.worker, is_new=is_new)
             state.on_failure = lambda error: self._send(Broken(str(error)))
         settings = settings_of(start.options, anchor, start.device_ca)
         service = ShareService(self._reactor, settings, lambda text: self._send(Warned(text)), state)
