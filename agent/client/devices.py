@@ -195,8 +195,12 @@ class Device:
     # Power and network.
 
     def pull_the_plug(self) -> Self:
-        """Cut its mains: the Mac and its LOM Device are off at once."""
+        """Pull its plug and put it back: the Mac is off at once, without a shutdown, and LOM can power it on."""
         return self._power("pull_the_plug")
+
+    def cut_mains(self) -> Self:
+        """Cut its mains: the Mac and its LOM Device are off at once, until ``restore_mains``."""
+        return self._power("cut_mains")
 
     def restore_mains(self) -> Self:
         """Restore its mains; it boots if it ran before."""
@@ -375,8 +379,12 @@ class Segment:
         return self._each(lambda mac: mac.set_up_lom(server, timeout=timeout))
 
     def pull_the_plug(self) -> Self:
+        """Pull the plugs of all its Macs and put them back: see ``Device.pull_the_plug``."""
+        return self._each(lambda mac: mac.pull_the_plug())
+
+    def cut_mains(self) -> Self:
         """Cut the mains of the whole segment."""
-        self._connection.post(path("segments", self.number, "mains"), list[Mac], Mains(action="pull_the_plug"))
+        self._connection.post(path("segments", self.number, "mains"), list[Mac], Mains(action="cut_mains"))
         return self
 
     def restore_mains(self) -> Self:

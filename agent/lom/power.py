@@ -274,16 +274,16 @@ class PowerMachine:
         self._ran_before_cut = self.state in (Power.ON, Power.BOOTING) or self.boots_after
         return events + (self._go_down() if self.state is not Power.OFF else [])
 
-    def restore_mains(self, now: float) -> list[PowerEvent]:
-        """End a power cut: the Mac boots if it was running before.
+    def restore_mains(self, now: float, *, boot: bool = True) -> list[PowerEvent]:
+        """End a power cut. With ``boot`` the Mac boots if it was running before, otherwise it stays off.
 
-        This is the usual setting in a server room, "Start up automatically after a power failure".
+        ``boot`` is the usual setting in a server room, "Start up automatically after a power failure".
         Source: pmset(1), autorestart.
         """
         if not self.cut:
             return []
         self.cut = False
-        return self._boot(now) if self._ran_before_cut else []
+        return self._boot(now) if boot and self._ran_before_cut else []
 
     def advance(self, now: float) -> list[PowerEvent]:
         """Complete each shutdown and boot that is due by ``now``, and return the events."""

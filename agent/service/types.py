@@ -207,15 +207,19 @@ class Enroll(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Power(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A change of power: button (``on``, ``off``, ``reset``) or mains (``pull_the_plug``, ``restore_mains``)."""
+    """A change of power: button (``on``, ``off``, ``reset``), plug (``pull_the_plug``) or mains.
 
-    action: Literal["on", "off", "reset", "pull_the_plug", "restore_mains"]
+    After ``pull_the_plug`` the Mac is off at once, and LOM can power it on: the plug is put back. After ``cut_mains``
+    it has no LOM until ``restore_mains``, after which it boots if it ran before.
+    """
+
+    action: Literal["on", "off", "reset", "pull_the_plug", "cut_mains", "restore_mains"]
 
 
 class Mains(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The mains power of a whole segment."""
 
-    action: Literal["pull_the_plug", "restore_mains"]
+    action: Literal["pull_the_plug", "cut_mains", "restore_mains"]
 
 
 class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

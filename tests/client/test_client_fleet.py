@@ -67,11 +67,15 @@ def test_a_mac_answers_not_now_twice_and_then_carries_the_command_out(fleet: Fle
     fleet.assert_no_protocol_errors()
 
 
-def test_a_controller_powers_a_device_on_that_was_unplugged(fleet: Fleet) -> None:
+@pytest.mark.parametrize("by", ["plug", "LOM"])
+def test_a_controller_powers_a_device_on_that_lost_its_power(fleet: Fleet, by: str) -> None:
     rack = fleet.segment(devices=2).enroll(fleet.lab.enroll_url, timeout=LONG).set_up_lom(fleet.lab, timeout=LONG)
     off, other = rack.devices
-    fleet.lab.lom(rack.controller.udid, "PowerOFF", [off.udid])
-    off.wait_until("off", timeout=LONG)
+    if by == "plug":
+        assert off.pull_the_plug().power == "off"
+    else:
+        fleet.lab.lom(rack.controller.udid, "PowerOFF", [off.udid])
+        off.wait_until("off", timeout=LONG)
     uuid = fleet.lab.lom(rack.controller.udid, "PowerON", [off.udid])
     off.wait_until("on", timeout=LONG)
     assert rack.controller.wait_for(uuid, timeout=LONG).status == "Acknowledged"
@@ -138,7 +142,7 @@ def test_an_unknown_mac_is_named(fleet: Fleet) -> None:
 
 def test_a_mac_loses_power_and_boots(fleet: Fleet) -> None:
     mac = enrolled(fleet)
-    mac.pull_the_plug()
+    mac.cut_mains()
     assert mac.power == "no_mains"
     boots = mac.detail.boots
     mac.restore_mains().wait_until("on", timeout=LONG)

@@ -333,3 +333,11 @@ def test_mac_boots_after_a_power_cut_during_a_restart() -> None:
     machine.receive(RESTART, NOW)
     assert machine.cut_mains(NOW + 1.0) == [DOWN]
     assert machine.restore_mains(NOW + 2.0) == [STARTED]
+
+
+def test_mac_whose_plug_was_pulled_stays_off_and_can_be_powered_on() -> None:
+    machine = machine_in(ON)
+    machine.cut_mains(NOW)
+    assert machine.restore_mains(NOW, boot=False) == []
+    assert (machine.state, machine.cut) == (OFF, False)
+    assert machine.receive(PowerRequest.ON, NOW + 1.0) == [STARTED]

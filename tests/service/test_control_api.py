@@ -128,11 +128,11 @@ def test_a_mac_goes_by_udid_serial_number_and_number(run_in_reactor) -> None:
 
 def test_the_mains_of_a_segment_are_those_of_its_macs(run_in_reactor) -> None:
     async def test(party: Party) -> None:
-        changed = (await party.ask("POST", "/v1/segments/0/mains", json={"action": "pull_the_plug"})).json()
+        changed = (await party.ask("POST", "/v1/segments/0/mains", json={"action": "cut_mains"})).json()
         assert [(mac["number"], mac["power"]) for mac in changed] == [(0, "no_mains"), (1, "no_mains")]
         assert (await party.ask("GET", "/v1/macs/2")).json()["power"] == "on"
         for segment in ("7", "x", "-1", "0x0", "\u0661"):
-            assert problem(await party.ask("POST", f"/v1/segments/{segment}/mains", json={"action": "pull_the_plug"}))
+            assert problem(await party.ask("POST", f"/v1/segments/{segment}/mains", json={"action": "cut_mains"}))
 
     with_server(run_in_reactor, test)
 

@@ -134,7 +134,7 @@ def test_the_power_and_the_network_of_macs_are_changed(client: httpx.Client) -> 
     until(0, power="off")
     client.post("/v1/macs/0/power", json={"action": "on"})
     until(0, power="on")
-    changed = client.post("/v1/segments/0/mains", json={"action": "pull_the_plug"}).json()
+    changed = client.post("/v1/segments/0/mains", json={"action": "cut_mains"}).json()
     assert {mac["power"] for mac in changed} == {"no_mains"}
     refused(client.post("/v1/macs/1/power", json={"action": "on"}), 409)
     client.post("/v1/segments/0/mains", json={"action": "restore_mains"})
@@ -183,7 +183,7 @@ def test_a_manual_clock_stands_until_it_is_moved(tmp_path: Path) -> None:
         started_service(tmp_path, "--devices", "1", "--clock", "manual", "--boot", "constant:30") as service,
         service.client() as client,
     ):
-        client.post("/v1/macs/0/power", json={"action": "pull_the_plug"})
+        client.post("/v1/macs/0/power", json={"action": "cut_mains"})
         client.post("/v1/macs/0/power", json={"action": "restore_mains"})
         client.post("/v1/macs/0/power", json={"action": "on"})
         assert client.get("/v1/macs/0").json()["power"] == "booting"

@@ -85,7 +85,7 @@ def test_a_mac_without_mains_cannot_be_reached_until_they_are_back(run_in_reacto
             service = running.service
             controller, device = macs = await running.enrolled(2)
             await running.set_up_lom(macs)
-            service.actions.power(device, "pull_the_plug")
+            service.actions.power(device, "cut_mains")
             assert (service.view(device).power, service.view(device).lom) == ("no_mains", False)
             with pytest.raises(Conflict, match="no mains power"):
                 service.actions.power(device, "on")
@@ -446,7 +446,7 @@ def test_a_state_that_does_not_last_is_seen(run_in_reactor: Run) -> None:
             service = running.service
             (mac,) = service.add(AddMacs())
             waits = [service.wait_state(mac, WaitState(power=power)) for power in ("no_mains", "booting", "on")]
-            service.actions.power(mac, "pull_the_plug")
+            service.actions.power(mac, "cut_mains")
             service.actions.power(mac, "restore_mains")
             service.advance(40.0)  # in the same turn of the reactor
             assert [(await wait).power for wait in waits] == ["no_mains", "booting", "on"]
@@ -595,7 +595,7 @@ def test_an_enrollment_that_the_mac_breaks_off_is_no_failure_of_the_server(run_i
         async with running_service() as running:
             mac, enrolling = await _silent_enrollment(running, SECONDS)
             if how == "power":
-                running.service.actions.power(mac, "pull_the_plug")
+                running.service.actions.power(mac, "cut_mains")
             else:
                 running.service.actions.set_online(mac, False)
             with pytest.raises(Conflict, match="Expected the Mac to enroll, found that it could not: "):

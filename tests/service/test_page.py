@@ -152,7 +152,7 @@ def test_a_mac_chosen_by_keyboard_shows_its_exchanges(page: Browser, client: htt
 
 def test_a_button_of_the_detail_acts_on_the_mac(page: Browser, client: httpx.Client) -> None:
     open_first_mac(page)
-    focus(page, "[data-power=pull_the_plug]")
+    focus(page, "[data-power=cut_mains]")
     enter(page)
     wait_for_text(page, "#detail-facts", "no mains")
     assert client.get("/v1/macs/0").json()["power"] == "no_mains"
@@ -180,7 +180,7 @@ def test_invalid_form_is_reported(page: Browser) -> None:
 
 
 def test_events_arrive_while_it_is_open(page: Browser, client: httpx.Client) -> None:
-    mac = client.post("/v1/macs/4/power", json={"action": "pull_the_plug"}).raise_for_status().json()
+    mac = client.post("/v1/macs/4/power", json={"action": "cut_mains"}).raise_for_status().json()
     wait_for_text(page, "#events li", f"{mac['name']} has no mains power.")
     client.post("/v1/macs/5/network", json={"online": False}).raise_for_status()
     wait_for_text(page, "#events li", "is offline.")  # the newest is the first
@@ -221,7 +221,7 @@ def test_after_a_restart_it_shows_the_new_service(
         assert browser.run("document.querySelector('#detail').hidden"), "the Mac is none of this service"
         assert browser.run("document.querySelector('#enroll-url').value") == manual.ready["lab"]["enroll_url"]
         assert not browser.run("document.querySelector('#clock-form').hidden")
-        mac = other.post("/v1/macs/2/power", json={"action": "pull_the_plug"}).raise_for_status().json()
+        mac = other.post("/v1/macs/2/power", json={"action": "cut_mains"}).raise_for_status().json()
         wait_for_text(browser, "#events li", f"{mac['name']} has no mains power.")
         wait_for_text(browser, "#legend [data-state=off]", "off 1")
         browser.open("about:blank")
@@ -273,7 +273,7 @@ def test_all_shown_macs_are_those_of_the_filter(page: Browser, client: httpx.Cli
 
 
 def test_what_fails_for_some_of_all_shown_macs_is_told(page: Browser, client: httpx.Client) -> None:
-    client.post("/v1/macs/3/power", json={"action": "pull_the_plug"}).raise_for_status()
+    client.post("/v1/macs/3/power", json={"action": "cut_mains"}).raise_for_status()
     wait_for_text(page, "#legend [data-state=off]", "off 1")
     page.run("window.confirm = () => true; document.getElementById('bulk').value = 'on'")
     page.run("document.querySelector('#bulk-form button').click()")
@@ -295,7 +295,7 @@ def test_without_a_token_it_asks_for_one(browser: Browser, service: Service, pag
 def test_axe_finds_nothing_serious(page: Browser, client: httpx.Client, pytestconfig: pytest.Config) -> None:
     page.run(axe_script(pytestconfig.cache.mkdir("axe-core")) + ";0")
     client.post("/v1/rules", json={"on": "session", "do": "delay", "seconds": 0.01}).raise_for_status()
-    client.post("/v1/macs/1/power", json={"action": "pull_the_plug"}).raise_for_status()
+    client.post("/v1/macs/1/power", json={"action": "cut_mains"}).raise_for_status()
     open_first_mac(page)
     client.post("/v1/macs/0/enroll", json={}).raise_for_status()
     wait_for_text(page, "#exchanges", "TokenUpdate")

@@ -153,7 +153,7 @@ def story(served: Served) -> Iterator[Any]:
     yield [line for line in served.control.get("/metrics").text.splitlines() if line.startswith("lom_agent_macs{")]
 
     # Power, network, the clock.
-    ask("POST", "/v1/segments/1/mains", {"action": "pull_the_plug"})
+    ask("POST", "/v1/segments/1/mains", {"action": "cut_mains"})
     yield served.wait(kind="power", udid=mine[3], status="no_mains", timeout=0)["text"]  # it has arrived already
     yield macs(), served.problem("POST", "/v1/macs/3/power", {"action": "on"})
     yield ask("POST", "/v1/segments/1/mains", {"action": "restore_mains"})[0]["power"], ask("GET", "/v1/clock")["next"]
@@ -165,7 +165,7 @@ def story(served: Served) -> Iterator[Any]:
     yield ask("POST", "/v1/macs/0/network", {"online": True})["online"]
     yield (
         ask("POST", "/v1/macs/3/connect")["enrolled"],
-        served.problem("POST", "/v1/segments/9/mains", {"action": "pull_the_plug"}),
+        served.problem("POST", "/v1/segments/9/mains", {"action": "cut_mains"}),
     )
     profile = plistlib.loads(served.control.get("/v1/macs/2/lom-profile").content)
     yield sorted(profile), ask("POST", "/v1/macs/3/unenroll")["enrolled"]
@@ -231,7 +231,7 @@ def test_a_worker_that_is_killed_is_named_and_the_others_go_on(tmp_path: Path) -
         for method, path, body in (
             ("GET", f"/v1/macs/{gone}", None),
             ("POST", f"/v1/macs/{gone}/enroll", {}),
-            ("POST", f"/v1/segments/{gone // 2}/mains", {"action": "pull_the_plug"}),
+            ("POST", f"/v1/segments/{gone // 2}/mains", {"action": "cut_mains"}),
             ("GET", f"/v1/exchanges?mac={gone}", None),
             ("POST", "/v1/wait", {"kind": "enrolled", "udid": udids[gone], "timeout": 600}),
         ):

@@ -122,7 +122,7 @@ def test_another_service_goes_on_with_everything(run_scene, monkeypatch: pytest.
                 await service.actions.enroll(scene.mac(service, number), Enroll())
             service.actions.set_online(scene.mac(service, 1), False)
             service.actions.power(scene.mac(service, 0), "reset")
-            service.actions.power(scene.mac(service, 2), "pull_the_plug")
+            service.actions.power(scene.mac(service, 2), "cut_mains")
             added = service.add(AddMacs(count=3, segment_size=2, os="26.4"))
             service.remove(added[1])
             service.actions.power(added[2], "off")

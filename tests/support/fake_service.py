@@ -123,7 +123,9 @@ class FakeService:
         self._change(handle, connected=True)
 
     def power(self, handle: Handle, action: str) -> None:
-        self._change(handle, power={"pull_the_plug": "no_mains", "restore_mains": "off"}.get(action, action))
+        self._change(
+            handle, power={"pull_the_plug": "off", "cut_mains": "no_mains", "restore_mains": "off"}.get(action, action)
+        )
 
     def set_online(self, handle: Handle, online: bool) -> None:
         self._change(handle, online=online)

@@ -49,7 +49,6 @@ ALLOWED = {
     "client.devices: on_push": _USERS,
     "client.devices: on_scep": _USERS,
     "client.devices: on_session": _USERS,
-    "client.devices: pull_the_plug": _USERS,
     "client.devices: wait_until": _USERS,
     "client.fleet: assert_no_protocol_errors": _USERS,
     "client.fleet: clear_rules": _USERS,

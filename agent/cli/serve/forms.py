@@ -163,8 +163,9 @@ def workers_of(options: Mapping[str, Any], state: FleetState | None) -> int:
     A state file that is in use already says it; otherwise it is ``--workers``, or follows from ``--devices``.
     """
     asked: int | None = options["workers"]
-    if state is not None and state.numbers().macs is not None:
-        kept = state.reading(lambda: int(state.setting("workers") or "1"))
+    in_file = None if state is None else state.setting("workers")
+    if state is not None and (in_file is not None or state.numbers().macs is not None):
+        kept = state.reading(lambda: int(in_file or "1"))
         if asked not in (None, kept):
             raise OperatorError(
                 f"Expected --workers {kept}, by which the state file {state.path} is divided, found {asked}. Leave "

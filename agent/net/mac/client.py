@@ -488,12 +488,17 @@ class MDMClient:
         parts.lom.update()
         self._tell_power()
 
-    def restore_mains(self) -> None:
-        """The mains power is back; the Mac boots if it ran before."""
+    def restore_mains(self, *, boot: bool = True) -> None:
+        """The mains power is back; with ``boot`` the Mac boots if it ran before, otherwise it stays off."""
         parts = self._parts
-        parts.power.restore_mains()
+        parts.power.restore_mains(boot=boot)
         parts.lom.update()
         self._tell_power()
+
+    def pull_the_plug(self) -> None:
+        """The plug is pulled and put back: what is in progress is lost, the Mac is off, and its LOM Device answers."""
+        self.cut_mains()
+        self.restore_mains(boot=False)
 
     def crash(self) -> None:
         """The mains power fails for a moment: what is in progress is lost, and the Mac boots if it ran."""

@@ -13,7 +13,7 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "power": {"action": "off"},
     "network": {"online": False},
     "wait_state": {"power": "on", "timeout": 60},
-    "mains": {"action": "pull_the_plug"},
+    "mains": {"action": "cut_mains"},
     "add_rule": {"on": "command", "do": "not_now", "type": "ProfileList", "times": 2},
     "wait": {"kind": "answered", "udid": UDID, "request_type": "ProfileList", "status": "Acknowledged", "timeout": 10},
     "advance_clock": {"advance": 60},

@@ -72,9 +72,11 @@ class Actions:
         handle.client.wake()
 
     def power(self, handle: MacHandle, action: str) -> None:
-        """Press the power button, or cut or restore the mains. Raises Conflict."""
+        """Press the power button, pull the plug, or cut or restore the mains. Raises Conflict."""
         client = handle.client
         if action == "pull_the_plug":
+            client.pull_the_plug()
+        elif action == "cut_mains":
             client.cut_mains()
         elif action == "restore_mains":
             client.restore_mains()

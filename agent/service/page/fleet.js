@@ -218,6 +218,7 @@ const BULK = {
   on: (mac) => api("POST", `v1/macs/${mac.udid}/power`, { action: "on" }),
   off: (mac) => api("POST", `v1/macs/${mac.udid}/power`, { action: "off" }),
   pull_the_plug: (mac) => api("POST", `v1/macs/${mac.udid}/power`, { action: "pull_the_plug" }),
+  cut_mains: (mac) => api("POST", `v1/macs/${mac.udid}/power`, { action: "cut_mains" }),
   restore_mains: (mac) => api("POST", `v1/macs/${mac.udid}/power`, { action: "restore_mains" }),
   offline: (mac) => api("POST", `v1/macs/${mac.udid}/network`, { online: false }),
   online: (mac) => api("POST", `v1/macs/${mac.udid}/network`, { online: true }),

@@ -68,7 +68,8 @@ function show(mac) {
     return [make("dt", name), meaning];
   }));
   const can = {
-    on: mac.power === "off", off: mac.power === "on", reset: mac.power === "on", pull_the_plug: mac.power !== "no_mains", restore_mains: mac.power === "no_mains",
+    on: mac.power === "off", off: mac.power === "on", reset: mac.power === "on", pull_the_plug: !["off", "no_mains"].includes(mac.power),
+    cut_mains: mac.power !== "no_mains", restore_mains: mac.power === "no_mains",
   };
   for (const each of element("detail-actions").querySelectorAll("[data-power]")) allow(each, can[each.dataset.power]);
   for (const each of element("detail-actions").querySelectorAll("[data-online]")) allow(each, mac.online !== (each.dataset.online === "true"));
@@ -119,7 +120,7 @@ function fill(box, one) {
 const REQUESTS = {
   connect: (path) => api("POST", `${path}/connect`), unenroll: (path) => api("POST", `${path}/unenroll`),
   reset: (path) => api("POST", `${path}/reset`), clear: () => api("DELETE", `v1/exchanges?mac=${selected}`),
-  cut: () => mains("pull_the_plug"), restore: () => mains("restore_mains"),
+  cut: () => mains("cut_mains"), restore: () => mains("restore_mains"),
   profile: async (path) => {
     const link = make("a");
     link.href = URL.createObjectURL(await bytes(`${path}/lom-profile`));

@@ -85,9 +85,12 @@ class Front:
 
     async def open(self, starts: list[Start]) -> None:
         """Start the workers and make the Macs of the start, or those of the state file. Raises OperatorError."""
-        self.pool.start(starts)
         state = self.state
         is_new, fleet = state is None or state.numbers().macs is None, ""
+        if state is not None and is_new:  # a start that is broken off here goes on with as many
+            state.set("workers", str(len(starts)))
+            state.flush()
+        self.pool.start(starts)
         if state is not None:
             from agent.service.workers.files import fleet_of  # only where it is asked for: a fast start
 
@@ -103,7 +106,7 @@ class Front:
                 self._removed.setdefault(int(first), set()).update(indexes)
         if is_new:
             await self._add_start()
-            self._save(len(starts))
+            self._save()
 
     async def close(self) -> None:
         """End the workers."""
@@ -331,7 +334,7 @@ class Front:
             self.roster.next_number, self.roster.next_segment = numbers.macs, numbers.segments
             self._requests, self.seed = numbers.requests, numbers.seed or self.seed
 
-    def _save(self, workers: int | None = None) -> None:
+    def _save(self) -> None:
         state = self.state
         if state is None:
             return
@@ -339,8 +342,6 @@ class Front:
         numbers = {"macs": self.roster.next_number, "segments": self.roster.next_segment, "requests": self._requests}
         values = {name: str(value) for name, value in numbers.items()}
         values |= {"seed": self.seed, "shares": msgspec.json.encode(shares).decode()}
-        if workers is not None:
-            values["workers"] = str(workers)
         for name, value in values.items():
             state.set(name, value)
         state.flush()

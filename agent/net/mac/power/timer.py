@@ -63,9 +63,9 @@ class PowerTimer:
         """The mains power is cut."""
         self.apply(self._machine.cut_mains(self._clock.seconds()))
 
-    def restore_mains(self) -> None:
-        """The mains power is back."""
-        self.apply(self._machine.restore_mains(self._clock.seconds()))
+    def restore_mains(self, *, boot: bool) -> None:
+        """The mains power is back; with ``boot`` the Mac boots if it ran before."""
+        self.apply(self._machine.restore_mains(self._clock.seconds(), boot=boot))
 
     def apply(self, events: Sequence[PowerEvent]) -> None:
         """Set the alarm for the machine's new deadline, and report these events of it."""
