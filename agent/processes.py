@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
+from time import sleep
 from typing import Any, ParamSpec, TypeVar
 
 from agent.unix import resource
@@ -24,6 +26,7 @@ from agent.unix import resource
 Parameters = ParamSpec("Parameters")
 ResultT = TypeVar("ResultT")
 
+EXIT_CODE_LOOKS = 100  # at the exit code of a process that has ended, for a second; ours
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -68,8 +71,7 @@ class ProcessEach(Executor):
     def kill(self, number: int | None = None) -> None:
         """Kill the process of one call, counted from 0 in order of their submission, or of every call."""
         for process in self._processes if number is None else self._processes[number : number + 1]:
-            if process.is_alive():
-                process.kill()
+            process.kill()  # no effect once it has ended
 
 
 def _call(its: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -88,13 +90,26 @@ def _await(ours: Connection, process: SpawnProcess, future: Future[Any]) -> None
             good, outcome = ours.recv()
     except (EOFError, OSError):
         process.join()
-        future.set_exception(BrokenExecutor(f"the process ended with {process.exitcode}"))
+        future.set_exception(BrokenExecutor(f"the process ended with {exit_code_of(process)}"))
         return
     process.join()
     if good:
         future.set_result(outcome)
     else:
         future.set_exception(RemoteError(outcome))
+
+
+def exit_code_of(process: BaseProcess) -> int | None:
+    """The exit code of a process that has ended.
+
+    Where another thread looked at it, that thread may have received the code and not have stored it yet: until then
+    ``multiprocessing`` gives None.
+    """
+    for _ in range(EXIT_CODE_LOOKS):
+        if process.exitcode is not None:
+            break
+        sleep(0.01)
+    return process.exitcode
 
 
 @contextmanager
