@@ -49,6 +49,8 @@ class FileFormat:
     """The statements that make an empty file of this version, each with a semicolon."""
     migrations: Mapping[int, str] = field(default_factory=dict)
     """The statements that make the next version of each older version."""
+    instead: str = "Move the file away to start with an empty state."
+    """In errors: what to do where the file holds something else."""
 
 
 class SQLiteFile:
@@ -107,8 +109,7 @@ class SQLiteFile:
             raise OperatorError(f"{what}, {path}, cannot be read: {error}") from error
         except (sqlite3.Error, PeerError, ValueError, TypeError, LookupError) as error:
             raise OperatorError(
-                f"Expected {what} in {path}, found something else: {error}. "
-                "Move the file away to start with an empty state."
+                f"Expected {what} in {path}, found something else: {error}. {self._format.instead}"
             ) from error
 
     def _set_durable(self, durable: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Self, TypedDict, Unpack
 from agent.client.connection import WORK_SECONDS, Connection, path
 from agent.client.devices import Device, Segment
 from agent.client.errors import ClientError, WaitTimedOut
+from agent.client.http import load
 from agent.client.lab import Lab
 from agent.client.process import READY_SECONDS, ServiceProcess
 from agent.client.rules import ActiveRule, On, add_rule
@@ -72,8 +73,14 @@ class Fleet:
     def start(cls, *, timeout: float = READY_SECONDS, **options: Unpack[Start]) -> Fleet:
         """Start a service with these options, which are the keys of ``Start``. Raises ServiceNotStarted."""
         process = ServiceProcess(arguments_of(options))
-        ready = process.wait_until_ready(timeout)
-        return cls(Connection(ready.control, ready.token), process, ready.apns)
+        try:
+            load()
+            ready = process.wait_until_ready(timeout)
+            connection = Connection(ready.control, ready.token)
+        except BaseException:
+            process.stop()
+            raise
+        return cls(connection, process, ready.apns)
 
     @classmethod
     def connect(cls, url: str, token: str) -> Fleet:

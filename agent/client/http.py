@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
-import select
 import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from threading import Lock
-from typing import NamedTuple
-from urllib.parse import urlencode, urlsplit
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import httpx
 
 CONNECT_SECONDS = 10.0
 _KEPT_SECONDS = 5.0  # a server closes idle connections only later
@@ -33,31 +33,40 @@ class Response(NamedTuple):
         return self.content.decode("utf-8", "replace")
 
 
+def load() -> None:
+    """Import httpx, which takes longer than everything else here: a service that was just started starts meanwhile."""
+    import httpx  # noqa: F401 - see above
+
+
 class HTTPClient:
     """Requests to the server at ``url``, by several threads at a time. ``trust`` is for https; None: the system's."""
 
     def __init__(self, url: str, headers: Mapping[str, str], trust: ssl.SSLContext | None = None) -> None:
+        import httpx
+
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
             raise ValueError(f"Expected a URL with http:// or https:// and a host, found {url!r}.")
         try:
-            self._host, self._port = parts.hostname, parts.port
+            port = parts.port
         except ValueError as error:
             raise ValueError(f"Expected a URL with a valid port, found {url!r}.") from error
-        self._prefix = parts.path.rstrip("/")
-        self._headers = dict(headers)
-        self._trust = (trust or ssl.create_default_context()) if parts.scheme == "https" else None
-        self._lock = Lock()
-        self._kept: list[tuple[float, http.client.HTTPConnection]] = []  # idle since, the newest last
-        self._closed = False
+        if parts.scheme == "http":
+            trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused; httpx would read all CAs for its own
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        self._prefix = f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path.rstrip('/')}"
+        self._errors = httpx.TransportError, httpx.StreamError, httpx.DecodingError
+        self._time_out, self._no_connection = httpx.TimeoutException, (httpx.ConnectError, httpx.ConnectTimeout)
+        self._client = httpx.Client(
+            headers=dict(headers),
+            verify=trust or ssl.create_default_context(),
+            limits=httpx.Limits(max_keepalive_connections=_MOST_KEPT, keepalive_expiry=_KEPT_SECONDS),
+            trust_env=False,  # no proxy between a test and its fleet
+        )
 
     def close(self) -> None:
-        """Close the connections; those in use end with their answers."""
-        with self._lock:
-            self._closed = True
-            kept, self._kept = self._kept, []
-        for _, connection in kept:
-            connection.close()
+        """Close the connections."""
+        self._client.close()
 
     def request(
         self,
@@ -70,23 +79,14 @@ class HTTPClient:
         headers: Mapping[str, str] | None = None,
     ) -> Response:
         """The answer to a request. Raises NoAnswer where none comes for so many ``seconds``."""
-        with self._sent(method, path, body, seconds, query, headers) as (connection, response):
-            found = Response(response.status, response.read())
-            keeps = not response.will_close
-        if keeps:
-            self._keep(connection)
-        else:
-            connection.close()
-        return found
+        with self._sent(method, path, body, seconds, query, headers) as response:
+            return Response(response.status_code, response.read())
 
     @contextmanager
     def stream(self, path: str, query: Mapping[str, str], *, seconds: float) -> Iterator[tuple[int, Iterator[bytes]]]:
         """The status and the lines of an answer that goes on. Raises NoAnswer where none comes for so many seconds."""
-        with self._sent("GET", path, None, seconds, query, None) as (connection, response):
-            try:
-                yield response.status, iter(response.readline, b"")
-            finally:
-                connection.close()
+        with self._sent("GET", path, None, seconds, query, None) as response:
+            yield response.status_code, _lines(response.iter_bytes())
 
     @contextmanager
     def _sent(
@@ -97,52 +97,29 @@ class HTTPClient:
         seconds: float,
         query: Mapping[str, str] | None,
         headers: Mapping[str, str] | None,
-    ) -> Iterator[tuple[http.client.HTTPConnection, http.client.HTTPResponse]]:
-        """A connection with the head of the answer. It is closed where anything fails until the end of the block."""
-        target = self._prefix + path + (f"?{urlencode(query)}" if query else "")
-        began, limit = time.monotonic(), CONNECT_SECONDS
-        connection = self._connection()
+    ) -> Iterator[httpx.Response]:
+        """The head of an answer. Its connection is closed, or kept where all was read, at the end of the block."""
+        import httpx
+
+        began = time.monotonic()
         try:
-            if connection.sock is None:
-                connection.connect()
-            limit = seconds
-            connection.sock.settimeout(seconds)
-            connection.request(method, target, body, {**self._headers, **(headers or {})})
-            yield connection, connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
+            with self._client.stream(
+                method, self._prefix + path, content=body, params=query or None, headers=headers,
+                timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS),
+            ) as response:  # fmt: skip
+                yield response
+        except self._errors as error:
+            limit = CONNECT_SECONDS if isinstance(error, self._no_connection) else seconds
             passed = time.monotonic() - began
-            found = "none" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+            found = "none" if isinstance(error, self._time_out) else str(error) or type(error).__name__
             raise NoAnswer(f"to {method} {path} within {limit:g} s, found {found} after {passed:.1f} s") from error
-        except BaseException:
-            connection.close()
-            raise
-
-    def _connection(self) -> http.client.HTTPConnection:
-        """A kept connection that is still open, or a new one."""
-        while True:
-            with self._lock:
-                since, connection = self._kept.pop() if self._kept else (0.0, None)
-            if connection is None:
-                break
-            if time.monotonic() - since < _KEPT_SECONDS and not _readable(connection):
-                return connection
-            connection.close()
-        if self._trust is None:
-            return http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_SECONDS)
-        return http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_SECONDS, context=self._trust)
-
-    def _keep(self, connection: http.client.HTTPConnection) -> None:
-        with self._lock:
-            keeps = not self._closed and len(self._kept) < _MOST_KEPT
-            if keeps:
-                self._kept.append((time.monotonic(), connection))
-        if not keeps:
-            connection.close()
 
 
-def _readable(connection: http.client.HTTPConnection) -> bool:
-    """Whether the server has closed an idle connection, or said what nobody asked for."""
-    poll = select.poll()
-    poll.register(connection.sock, select.POLLIN)
-    return bool(poll.poll(0))
+def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines of an answer, each with its line feed; only that ends a line, whatever else a text may have."""
+    rest = b""
+    for part in parts:
+        *whole, rest = (rest + part).split(b"\n")
+        yield from (line + b"\n" for line in whole)
+    if rest:
+        yield rest

@@ -53,6 +53,7 @@ _FORMAT = FileFormat(
     application=0x6C6F6D66,  # "lomf"
     version=1,
     tables=TABLES,
+    instead="Move it away, with the files of the other workers where it has any, to start with an empty state.",
 )
 _OF_A_GROUP = ("groups", "removed", "devices", "macs", "pushes")
 _MACS = (

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,7 +47,7 @@ class Quick(BaseHTTPRequestHandler):
             self.send_response(200)
             self.send_header("Connection", "close")
             self.end_headers()
-            self.wfile.write(b"one\ntwo\nthree\n")
+            self.wfile.write("one\ntw\u2028o\r\nthree".encode())
             self.close_connection = True
             return
         body = b"%s %d" % (self.path.encode(), self.client_address[1])
@@ -160,18 +163,19 @@ def test_a_connection_is_kept_until_the_server_closes_it(quick: str) -> None:
         assert found is not None
         ports.append(found[1])
         if path == "/close":
-            with client._lock:
-                (kept,) = client._kept
-            assert kept[1].sock.recv(1, socket.MSG_PEEK) == b""  # waits until the server has closed it
+            pool = client._client._transport._pool  # type: ignore[attr-defined]
+            while any(not kept.has_expired() for kept in pool.connections):  # until the server has closed it
+                time.sleep(0.001)
     assert ports[0] == ports[1] == ports[2] != ports[3] == ports[4]
+    (kept,) = client._client._transport._pool.connections  # type: ignore[attr-defined]
     client.close()
-    assert client._kept == []
+    assert kept.is_closed()
 
 
 def test_a_stream_has_its_lines(quick: str) -> None:
     client = HTTPClient(quick, {})
     with client.stream("/lines", {}, seconds=LONG) as (status, lines):
-        assert (status, list(lines)) == (200, [b"one\n", b"two\n", b"three\n"])
+        assert (status, list(lines)) == (200, [b"one\n", "tw\u2028o\r\n".encode(), b"three"])
     client.close()
 
 
@@ -213,3 +217,12 @@ def test_two_threads_that_ask_for_the_lab_get_the_same(monkeypatch: pytest.Monke
     assert found[0] is found[1]
     assert len(asked) == 1
     fleet.close()
+
+
+def test_what_takes_long_to_import_is_imported_while_a_service_starts() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", "import sys, agent.client; print('httpx' in sys.modules)"],
+        capture_output=True,
+        check=True,
+    )
+    assert found.stdout == b"False\n"

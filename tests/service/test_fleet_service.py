@@ -471,6 +471,21 @@ def test_the_password_in_a_url_is_not_shown(run_in_reactor: Run) -> None:
     run_in_reactor(scenario())
 
 
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/enroll", "http://127.0.0.1/enroll", "https://127.0.0.1:x/"])
+def test_what_is_no_https_url_fails_before_the_mac_enrolls(run_in_reactor: Run, url: str) -> None:
+    async def scenario() -> None:
+        async with running_service() as running:
+            service = running.service
+            (mac,) = service.add(AddMacs())
+            for automated in (False, True):
+                with pytest.raises(OperatorError, match="URL"):
+                    await service.actions.enroll(mac, Enroll(url=url, automated=automated))
+            assert service.detail(mac).exchanges == []
+            assert "enroll_failed" not in str(service.events.since(0))
+
+    run_in_reactor(scenario())
+
+
 def test_the_delay_of_a_push_passes_on_the_manual_clock(run_in_reactor: Run) -> None:
     async def scenario() -> None:
         async with running_service(manual_clock=True, push=PushBehaviour(delay="constant:30")) as running:

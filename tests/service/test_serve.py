@@ -139,6 +139,7 @@ def test_the_token_file_is_made_and_read_again(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (("--lab-identity", "scep"), "--lab-identity goes with --lab"),
+        (("--network-users", "0.5"), "it goes with --users"),
         (("--apns-listen", "127.0.0.1:0"), "--apns-listen goes with --apns or --lab"),
         (("--os", "26.4"), "--os is for the Macs of --devices"),
         (("--segment-size", "2"), "--segment-size is for the Macs of --devices"),

@@ -185,6 +185,8 @@ def _check(options: Mapping[str, Any]) -> None:
         raise click.UsageError("--enrollment ade needs --device-ca or --lab")
     if options["enrollment"] == "ade" and options["enroll"] is not None and not is_url(options["enroll"]):
         raise click.UsageError("--enrollment ade needs a URL in --enroll")
+    if options["network_users"] and not options["users"]:
+        raise click.UsageError("--network-users is a share of the Macs with a user: it goes with --users")
     for name in ("apns_listen", "apns_provider_ca"):
         if options[name] and not options["apns"] and not options["lab"]:
             raise click.UsageError(f"--{name.replace('_', '-')} goes with --apns or --lab")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent.errors import CutShort, OperatorError, PeerError
 from agent.lom.power import RequestRefused
 from agent.lom.requests import PowerRequest
+from agent.net.http.http1 import split_url
 from agent.net.mac.faults.injection import MacOffline
 from agent.pki.issuing.authorities import Authorities
 from agent.profiles.making import lom_profile
@@ -116,6 +117,7 @@ class Actions:
                 "Expected the URL of an automated enrollment, found none. Give url, or start the service with --enroll "
                 "URL or --lab."
             )
+        split_url(url)
         authority = self._defaults.device_authority()
         if authority is None:
             raise OperatorError(
@@ -128,6 +130,7 @@ class Actions:
         """With the profile, or from its URL. Raises OperatorError."""
         source = self._profile_source(how)
         if isinstance(source, str):
+            split_url(source)
             return lambda client: client.enroll_at(source)
 
         async def fetch() -> bytes:
