@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -217,12 +215,3 @@ def test_two_threads_that_ask_for_the_lab_get_the_same(monkeypatch: pytest.Monke
     assert found[0] is found[1]
     assert len(asked) == 1
     fleet.close()
-
-
-def test_what_takes_long_to_import_is_imported_while_a_service_starts() -> None:
-    found = subprocess.run(
-        [sys.executable, "-c", "import sys, agent.client; print('httpx' in sys.modules)"],
-        capture_output=True,
-        check=True,
-    )
-    assert found.stdout == b"False\n"
