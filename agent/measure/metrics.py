@@ -9,6 +9,7 @@ its own metrics: a ``snapshot`` goes to the conductor, which merges them, and ``
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from agent.errors import MisuseError
@@ -147,7 +148,7 @@ class Metrics:
     def summary(self, operation: str) -> OperationSummary:
         """The summary of ``operation`` so far; zeros and no latencies if it did not occur.
 
-        Takes 1 to 2 ms: it walks the whole histogram.
+        It walks the whole histogram.
         """
         return self._tallies.get(_known(operation, OPERATIONS), _NONE).summary(self.pauses)
 
@@ -363,7 +364,7 @@ class _Tally:
             "latencies": _latencies_snapshot(self.latencies),
         }
 
-    def add(self, other: OperationSnapshot, counts: list[int]) -> None:
+    def add(self, other: OperationSnapshot, counts: Mapping[int, int]) -> None:
         self.count += other["count"]
         self._ended_in_pauses += other["in_pauses"]
         self.errors += other["errors"]
@@ -412,7 +413,7 @@ def _latencies_snapshot(latencies: Latencies) -> LatenciesSnapshot:
     }
 
 
-def _add_latencies(latencies: Latencies, other: LatenciesSnapshot, counts: list[int]) -> None:
+def _add_latencies(latencies: Latencies, other: LatenciesSnapshot, counts: Mapping[int, int]) -> None:
     latencies.add(counts, clamped=other["clamped"], max_us=other["max_us"], total_us=other["total_us"])
 
 

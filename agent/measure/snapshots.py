@@ -12,7 +12,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 import msgspec
 
 from agent.errors import OperatorError
-from agent.measure.latencies import HIGHEST_US, decoded, filled, index_of
+from agent.measure.histograms import HIGHEST_US, decoded, index_of
 from agent.measure.records import HTTP_VERSIONS, OPERATIONS, STAGES
 from agent.measure.summaries import Count, Name
 
@@ -84,7 +84,7 @@ class Snapshot(TypedDict):
     cuts: Annotated[list[ReasonSnapshot], msgspec.Meta(max_length=MOST_KINDS)]
 
 
-def checked(found: Any) -> tuple[Snapshot, dict[str, list[int]]]:
+def checked(found: Any) -> tuple[Snapshot, dict[str, dict[int, int]]]:
     """``found`` as a snapshot, and the counts of each histogram in it by operation or stage.
 
     Raises OperatorError if it is not a snapshot or contradicts itself.
@@ -96,7 +96,7 @@ def checked(found: Any) -> tuple[Snapshot, dict[str, list[int]]]:
         raise OperatorError(f"These metrics cannot be merged: {error}") from error
 
 
-def _counts(snapshot: Snapshot) -> dict[str, list[int]]:
+def _counts(snapshot: Snapshot) -> dict[str, dict[int, int]]:
     counts = {}
     for name, operation in snapshot["operations"].items():
         _known(name, OPERATIONS)
@@ -105,7 +105,7 @@ def _counts(snapshot: Snapshot) -> dict[str, list[int]]:
             raise ValueError(f"more operations {name} timed out than failed")
         if operation["in_pauses"] > operation["count"]:
             raise ValueError(f"more operations {name} ended in pauses than ended")
-        if sum(counts[name]) != operation["count"] - operation["errors"] + operation["timed_out"]:
+        if sum(counts[name].values()) != operation["count"] - operation["errors"] + operation["timed_out"]:
             raise ValueError(f"the number of latencies of {name} differs from its successes and time-outs")
         if (operation["first"] is None or operation["last"] is None) != (operation["count"] == 0):
             raise ValueError(f"{name} has times without operations, or operations without times")
@@ -135,10 +135,10 @@ def _check_cuts(snapshot: Snapshot) -> None:
             raise ValueError(f"the reasons for which {name} was cut short do not add up to their number")
 
 
-def _histogram(name: str, latencies: LatenciesSnapshot) -> list[int]:
+def _histogram(name: str, latencies: LatenciesSnapshot) -> dict[int, int]:
     counts = decoded(latencies["histogram"])
-    total = sum(counts)
-    highest = max(filled(counts), default=0)
+    total = sum(counts.values())
+    highest = max(counts, default=0)
     if highest != index_of(latencies["max_us"]):
         raise ValueError(f"the histogram of {name} does not end at its maximum")
     if not total <= latencies["total_us"] <= total * latencies["max_us"] or latencies["clamped"] > total:

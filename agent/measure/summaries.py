@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from agent.measure.latencies import MOST_COUNTED, Amount, LatencySummary
+from agent.measure.histograms import MOST_COUNTED
+from agent.measure.latencies import Amount, LatencySummary
 
 LONGEST_TEXT = 500  # characters of a name, an example, a kind and a reason
 

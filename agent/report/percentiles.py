@@ -10,7 +10,7 @@ from bisect import bisect_left
 from itertools import accumulate
 from typing import NamedTuple
 
-from agent.measure.latencies import decoded, filled
+from agent.measure.histograms import decoded, highest_at
 
 PERCENTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p99_9", 0.999))
 LEAST_BEYOND = 10  # our choice: with fewer latencies beyond it, a percentile is mostly chance
@@ -19,7 +19,6 @@ DEVIATIONS = 2.0  # on either side: about 95 %
 POINTS_PER_DECADE = 60  # of 1 / (1 - q): closer than any screen shows
 
 _STEP = 10.0 ** (1.0 / POINTS_PER_DECADE)
-_DOUBLING_BITS = 10  # HdrHistogram with three digits: 1024 counts for each doubling, see agent.measure.latencies
 
 
 def enough(latencies: int, share: float) -> bool:
@@ -47,9 +46,8 @@ class Distribution:
     def __init__(self, encoded: str) -> None:
         """``encoded`` is a histogram of the results. Raises OperatorError if it is not."""
         counts = decoded(encoded)
-        indexes = list(filled(counts))
-        self._seconds = [_upper_edge(index) / 1e6 for index in indexes]
-        self._up_to = list(accumulate(counts[index] for index in indexes))
+        self._seconds = [highest_at(index) / 1e6 for index in counts]
+        self._up_to = list(accumulate(counts.values()))
 
     @property
     def total(self) -> int:
@@ -84,9 +82,3 @@ class Distribution:
 
     def _at(self, rank: float) -> float:
         return self._seconds[bisect_left(self._up_to, rank)]
-
-
-def _upper_edge(index: int) -> int:
-    """The largest latency in µs that HdrHistogram counts at ``index``."""
-    doubling = max(0, (index >> _DOUBLING_BITS) - 1)
-    return ((index - (doubling << _DOUBLING_BITS) + 1) << doubling) - 1

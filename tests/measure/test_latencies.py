@@ -1,19 +1,21 @@
 """Latencies are counted in the same buckets as HdrHistogram's, with the same percentiles."""
 
+import base64
+import struct
+import zlib
+
 import pytest
 from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import OperatorError
+from agent.measure.histograms import HIGHEST_US, LOWEST_US, decoded, encoded, highest_at, index_of, lowest_at
 from agent.measure.latencies import (
-    HIGHEST_US,
     LARGEST,
     NO_LATENCIES,
     Latencies,
     bucket_of,
-    decoded,
-    index_of,
     middle_ms,
     percentile_ms,
 )
@@ -37,7 +39,10 @@ def by_the_library(values):
 
 @given(micros)
 def test_the_index_is_hdrhistograms(value):
-    assert index_of(value) == HdrHistogram(1, HIGHEST_US, 3).get_counts_array_index(value)
+    library, index = HdrHistogram(1, HIGHEST_US, 3), index_of(value)
+    assert index == library.get_counts_array_index(value)
+    assert lowest_at(index) == library.get_value_from_index(index)
+    assert highest_at(index) == library.get_highest_equivalent_value(value)
 
 
 @given(st.lists(micros, max_size=50))
@@ -45,7 +50,7 @@ def test_the_encoding_and_the_percentiles_are_hdrhistograms(values):
     latencies, library = recorded(values), by_the_library(values)
 
     assert latencies.encoded() == library.encode().decode()
-    assert decoded(latencies.encoded()) == list(library.counts)
+    assert decoded(latencies.encoded()) == {index: count for index, count in enumerate(library.counts) if count}
     assert latencies.count == len(values)
     summary = latencies.summary()
     if not values:
@@ -73,6 +78,28 @@ def test_what_was_encoded_comes_back_within_a_thousandth(values):
 def test_what_is_no_histogram_is_the_operators_error():
     with pytest.raises(OperatorError, match="HdrHistogram"):
         Latencies.of("AAAAAAAAAAAAAAAAAAAAAAAA")
+
+
+@given(st.dictionaries(micros.map(index_of), st.integers(1, 2**40) | st.integers(1, 300), max_size=30))
+def test_counts_of_any_size_are_read_by_the_library(counts):
+    library = HdrHistogram.decode(encoded(counts))
+    assert {index: count for index, count in enumerate(library.counts) if count} == counts
+    if sum(counts.values()) <= 2**40:
+        assert decoded(encoded(counts)) == counts
+
+
+@given(st.binary(max_size=40))
+def test_any_numbers_are_counts_or_the_operators_error(numbers):
+    settings = len(numbers), 0, 3, LOWEST_US, HIGHEST_US, 1.0
+    compressed = zlib.compress(struct.pack(">IIIIQQd", 0x1C849313, *settings) + numbers)
+    text = base64.b64encode(struct.pack(">II", 0x1C849314, len(compressed)) + compressed).decode()
+    try:
+        counts = decoded(text)
+    except OperatorError:
+        return
+    assert list(counts) == sorted(counts)
+    assert decoded(encoded(counts)) == counts
+    assert HdrHistogram.decode(text).get_total_count() == sum(counts.values())
 
 
 # Buckets

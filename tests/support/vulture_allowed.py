@@ -74,7 +74,6 @@ ALLOWED = {
     "plists.lenient_xml: SkippedEntityHandler": _EXPAT,
     "plists.lenient_xml: StartElementHandler": _EXPAT,
     "plists.lenient_xml: buffer_text": _EXPAT,
-    "measure.latencies: max_value": "hdrhistogram reads it",
     "net.apns.gateway: __call__": _PROTOCOL,
     "net.transport.listener: logPrefix": _TWISTED,
     "net.transport.resolver: addressResolved": _TWISTED,
