@@ -124,9 +124,6 @@ def ratios(rounds: int) -> None:
         aims = (("start", AIM_START), ("later fleet", AIM_LATER), ("stop", AIM_STOP))
         for name, aim in aims:
             print(verdict(f"{name}, {what}", min(measured[name]) / floor, aim, "times the reactor's import"))
-        if what == "wall time":
-            both = min(measured["client and start"]) / floor
-            print(verdict(f"client and start, {what}", both, AIM_START, "times the reactor's import"))
         print(verdict(f"lom-agent --help, {what}", min(measured["help"]) / least, AIM_HELP, "times nothing"))
 
 
