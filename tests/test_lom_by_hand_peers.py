@@ -35,6 +35,7 @@ from lom_by_hand import (
     named,
     request,
 )
+from lom_peers import check_no_ticket_was_sent
 
 from agent.lom.link import LinkAnswer
 
@@ -64,8 +65,12 @@ def controller(tmp_path: Path) -> list[str]:
 
 
 def s_client(folder: Path, port: int, octets: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """OpenSSL as a Controller: sends ``octets``, and closes once it has read as much as the answer has."""
+    """OpenSSL as a Controller: sends ``octets``, and closes once it has read as much as the answer has.
+
+    The TLS messages of both ends are in the file ``messages``.
+    """
     line = [need("openssl", "openssl"), "s_client", "-quiet", "-no_ign_eof", "-connect", f"[::1]:{port}", *arguments]
+    line += ["-msg", "-msgfile", "messages"]
     with subprocess.Popen(
         line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder
     ) as process:
@@ -85,6 +90,7 @@ def test_openssl_sends_the_documented_bytes_as_controller(tmp_path: Path) -> Non
     with lom_device(*device) as running:  # a new one: it has not answered this UUID before
         done = s_client(tmp_path, running.port, WORKED_REQUEST, *identity, "-verify_return_error", "-noservername")
         assert done.stdout == WORKED_ANSWER, done.stderr
+        check_no_ticket_was_sent(tmp_path / "messages")
         event = running.event()
         assert (event["device"], event["controller"]) == (WORKED_NAME, "controller.example")
 
@@ -99,6 +105,7 @@ def test_openssl_uses_a_seeded_identity(seeded: Running, tmp_path: Path) -> None
         answer = s_client(tmp_path, seeded.port, octets, *identity, *name, *extra)
         assert len(answer.stdout) == len(WORKED_ANSWER), answer.stderr
         assert event_of(seeded, "request")["success"]
+        check_no_ticket_was_sent(tmp_path / "messages")
 
 
 def test_a_controller_without_a_certificate_is_refused(own: Running, tmp_path: Path) -> None:

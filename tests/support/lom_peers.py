@@ -87,6 +87,13 @@ def good(uuid: str = "0001") -> dict[str, Any]:
     return {"DeviceRequestUUID": uuid, "DeviceRequestSuccess": True}
 
 
+def check_no_ticket_was_sent(messages: Path) -> None:
+    """Check the messages of a TLS connection that ``openssl s_client -msg -msgfile`` has written."""
+    found = messages.read_text()
+    assert "Finished" in found
+    assert "NewSessionTicket" not in found
+
+
 def pem_files(folder: Path, identity: Identity, name: str) -> tuple[Path, Path]:
     """Write an identity's certificate and key."""
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"

@@ -36,7 +36,7 @@ from agent.net.timing import Alarm, Reactor
 from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.plain import Unchecked
 from agent.net.transport.stream import State, TLSStream, start_connect
-from agent.net.transport.tls import TLSContexts, make_context
+from agent.net.transport.tls import TLSContexts, server_context
 from agent.pki.certificates import own_certificate
 from agent.pki.issuing.authority import SERVER_USAGE, Authority
 from agent.pki.verify import PeerCheck, server_judge
@@ -168,7 +168,7 @@ class ControlServer:
         authority = Authority.create("lom-agent control link CA")
         identity = authority.issue(names[0], SERVER_USAGE, names=names)
         self.ca = authority.certificate.public_bytes(Encoding.DER)
-        self._context = make_context(())
+        self._context = server_context(())
         self._context.use_certificate(identity.certificate)
         self._context.use_privatekey(identity.key)
         self._context.set_verify(SSL.VERIFY_NONE)

@@ -22,7 +22,7 @@ from agent.net.apns.connection import ALPN, GatewayLimits, ProviderConnection, R
 from agent.net.timing import Reactor
 from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts, TLSStream
-from agent.net.transport.tls import make_context
+from agent.net.transport.tls import server_context
 from agent.pki.certificates import CertificateError, for_openssl, peer_chain, read_openssl
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerRejected, store_of, subject_text
@@ -217,7 +217,7 @@ def provider_of(chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certif
 
 
 def _context(identity: Identity) -> SSL.Context:
-    context = make_context((), identity.chain)
+    context = server_context((), identity.chain)
     context.use_certificate(identity.certificate)
     context.use_privatekey(identity.key)
     context.set_alpn_select_callback(_select_h2)

@@ -25,7 +25,7 @@ from agent.net.timing import Alarm, Reactor
 from agent.net.transport.addresses import IPv6SocketAddress, socket_address_text
 from agent.net.transport.listener import Listener, listening_socket
 from agent.net.transport.stream import TLSStream
-from agent.net.transport.tls import make_context, server_name_of, use_identity
+from agent.net.transport.tls import send_no_tickets, server_context, server_name_of, use_identity
 from agent.pki.identity import Identity, IdentityError
 from agent.pki.verify import PeerCheck, PeerRejected, controller_judge
 
@@ -163,8 +163,8 @@ class StandaloneDevices:
         self._listener: Listener | None = None
         first = cast.identity_of(cast.macs[0])
         try:
-            use_identity(SSL.Connection(make_context(()), None), first)
-            self._context = make_context(cast.controller_anchors, first.chain)
+            use_identity(SSL.Connection(server_context(()), None), first)
+            self._context = server_context(cast.controller_anchors, first.chain)
         except crypto.Error as error:
             raise IdentityError(str(error)) from error
         if len(self.names) > 1:
@@ -206,6 +206,7 @@ class StandaloneDevices:
         link.begin(TLSStream(self._reactor, sock, tls, check, link))
 
     def _greet(self, tls: SSL.Connection) -> None:
+        send_no_tickets(tls)
         link: _WatchedEnd = tls.get_app_data()
         name = tls.get_servername() or b""
         index = self._by_name.get(name.lower())

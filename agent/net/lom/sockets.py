@@ -27,7 +27,7 @@ from agent.net.lom.device import DeviceEnd
 from agent.net.timing import Reactor
 from agent.net.transport.listener import Listener
 from agent.net.transport.stream import DEFAULT_TIMEOUTS, Timeouts, TLSStream
-from agent.net.transport.tls import TLSContexts, fingerprint, make_context, use_identity
+from agent.net.transport.tls import TLSContexts, fingerprint, send_no_tickets, server_context, use_identity
 from agent.pki.verify import PeerCheck, controller_judge
 
 _log = Logger()
@@ -165,17 +165,18 @@ class SocketNetwork(ABC):
         key = (*sorted(fingerprint(anchor) for anchor in side.anchors), b"|", *(fingerprint(link) for link in chain))
         context = self._servers.get(key)
         if context is None:
-            context = self._servers[key] = make_context(side.anchors, chain)
+            context = self._servers[key] = server_context(side.anchors, chain)
         return context
 
     def _greeting_context(self) -> SSL.Context:
         """For peers outside the process: trusts no CA until the server name selects a Device."""
         if self._greeter is None:
-            self._greeter = make_context(())
+            self._greeter = server_context(())
             self._greeter.set_tlsext_servername_callback(self._greet)
         return self._greeter
 
     def _greet(self, tls: SSL.Connection) -> None:
+        send_no_tickets(tls)
         endpoint = self.named((tls.get_servername() or b"").lower())
         if endpoint is None:
             return  # no certificate is set, so the handshake fails

@@ -178,6 +178,25 @@ def make_context(
     return context
 
 
+def server_context(anchors: Sequence[x509.Certificate], chain: Sequence[x509.Certificate] = ()) -> SSL.Context:
+    """``make_context`` for servers that send no session tickets.
+
+    A server name callback of the caller's replaces the one that sees to that: it has to call ``send_no_tickets``.
+    """
+    context = make_context(anchors, chain, tickets=True)
+    context.set_tlsext_servername_callback(send_no_tickets)
+    return context
+
+
+def send_no_tickets(connection: SSL.Connection) -> None:
+    """Send no session tickets on this connection. Works in a server name callback of a context that allows tickets.
+
+    OP_NO_TICKET on the context makes a TLS 1.3 server send tickets without a state in them (SSL_CTX_set_options(3)).
+    On a connection whose option changes in this callback OpenSSL expects to send none (``final_server_name``).
+    """
+    connection.set_options(SSL.OP_NO_TICKET)
+
+
 def use_identity(connection: SSL.Connection, identity: Identity) -> None:
     """Use this identity on this connection.
 

@@ -43,6 +43,7 @@ from lom_peers import (
     RawController,
     answers,
     binary,
+    check_no_ticket_was_sent,
     good,
     in_thread,
     pause,
@@ -477,12 +478,14 @@ def test_openssl_client_works_as_controller(run_in_reactor: Run, tmp_path: Path)
         with Sockets(reactor, party, limits=replace(QUICK, requests_a_link=1)) as sockets:
             command = [openssl, "s_client", "-quiet", "-connect", f"[::1]:{sockets.network.port}", "-servername", NAME]
             command += ["-cert", certificate, "-key", key, "-CAfile", anchor, "-verify_return_error"]
+            command += ["-msg", "-msgfile", str(tmp_path / "messages")]
             return await in_thread(
                 lambda: subprocess.run(command, input=request(), capture_output=True, timeout=PEER_SECONDS, check=False)
             )
 
     done = run_in_reactor(run())
     assert answers(done.stdout) == [good()], done.stderr.decode()
+    check_no_ticket_was_sent(tmp_path / "messages")
 
 
 def test_closing_the_network_closes_open_links(run_in_reactor: Run, tmp_path: Path) -> None:
