@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import threading
@@ -10,12 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from msgspec import structs
 
 from agent.client import ClientError, Device, Fleet
 from agent.client.connection import ANSWER_SECONDS, WORK_SECONDS, Connection
+from agent.client.connection import path as path_of
 from agent.client.http import HTTPClient, NoAnswer, Response
 from agent.client.lab import Lab
 from agent.service.types import LabInfo, Mac, ServiceInfo
@@ -45,7 +48,7 @@ class Quick(BaseHTTPRequestHandler):
             self.send_response(200)
             self.send_header("Connection", "close")
             self.end_headers()
-            self.wfile.write("one\ntw\u2028o\r\nthree".encode())
+            self.wfile.write("one\ntw\u2028o\r\ndata:".encode())
             self.close_connection = True
             return
         body = b"%s %d" % (self.path.encode(), self.client_address[1])
@@ -150,6 +153,109 @@ def test_an_answer_is_awaited_for_what_the_request_takes(monkeypatch: pytest.Mon
     assert limits == [extra, extra, 60.0 + extra, 5.0 + extra, extra, *[WORK_SECONDS + extra] * 4]
 
 
+def test_what_is_asked_after_the_end_is_reported() -> None:
+    fleet = Fleet(Connection("http://127.0.0.1:1", "token"))
+    mac, began = Device(fleet._connection, MAC), fleet.follow(after=0)
+    fleet.close()
+    fleet.close()
+    calls: list[Callable[[], object]] = [
+        lambda: fleet.info, lambda: mac.power, lambda: fleet.lab, lambda: next(began),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(ClientError, match=r"found that the connection is closed\. Use it before"):
+            call()
+    assert repr(mac) == "<Device 0 m UDID-0>"
+
+
+def test_a_request_that_is_open_at_the_end_is_reported() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        fleet = Fleet(Connection(f"http://127.0.0.1:{server.getsockname()[1]}", "token"))
+        found: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                fleet.wait()
+            except ClientError as error:
+                found.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        accepted, _ = server.accept()
+        accepted.recv(4096)
+        fleet.close()
+        accepted.close()
+        thread.join()
+    assert "Use it before it is closed" in str(found[0])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda fleet: fleet.find("x" * 70_000),
+        lambda fleet: fleet.select(text="x" * 70_000),
+        lambda fleet: fleet.wait(timeout=float("inf")),
+        lambda fleet: fleet.wait(timeout=float("nan")),
+        lambda fleet: fleet.wait(timeout=-100.0),
+    ],
+    ids=["path", "query", "inf", "nan", "negative"],
+)
+def test_what_cannot_be_asked_is_the_clients_error(call: Callable[[Fleet], object]) -> None:
+    with silent() as url:
+        pass
+    fleet = Fleet(Connection(url, "token"))
+    with pytest.raises(ClientError, match="Expected an answer from the service") as raised:
+        call(fleet)
+    assert len(str(raised.value)) < 500
+    fleet.close()
+
+
+@pytest.mark.parametrize("token", ["", "secret\n", "sécret", "se cret"])
+def test_what_is_no_token_is_reported_without_it(token: str) -> None:
+    with pytest.raises(ClientError, match=r"^Expected a token of printable") as raised:
+        Fleet.connect("http://127.0.0.1:1", token)
+    assert "cret" not in str(raised.value)
+
+
+def test_a_refused_connection_is_closed(quick: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Connection] = []
+    close = Connection.close
+    monkeypatch.setattr(Connection, "close", lambda connection: (close(connection), closed.append(connection)))
+    with pytest.raises(ClientError, match="Use the same version"):
+        Fleet.connect(quick, "token")
+    assert len(closed) == 1
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/b", "100%", "%2E", "ü ?#&"])
+def test_any_name_is_one_segment_of_a_path(quick: str, name: str) -> None:
+    connection = Connection(quick, "token")
+    asked = connection.content(path_of("macs", name)).decode().split()[0]
+    assert asked.count("/") == 3
+    assert unquote(asked) == f"/v1/macs/{name}"
+    assert asked.split("/")[-1] not in (".", "..")
+    connection.close()
+
+
+def test_a_fork_uses_connections_of_its_own(quick: str) -> None:
+    client = HTTPClient(quick, {})
+    before = client.request("GET", "/a", seconds=LONG)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writing, client.request("GET", "/a", seconds=LONG).content)
+            client.close()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    of_the_child = os.read(reading, 100)
+    os.close(reading)
+    assert of_the_child.startswith(b"/a ")
+    assert of_the_child != before.content
+    assert client.request("GET", "/a", seconds=LONG) == before
+    client.close()
+
+
 def test_a_connection_is_kept_until_the_server_closes_it(quick: str) -> None:
     client = HTTPClient(f"{quick}/p", {})
     asked = ["/a", "/a", "/close", "/a", "/a"]
@@ -173,8 +279,15 @@ def test_a_connection_is_kept_until_the_server_closes_it(quick: str) -> None:
 def test_a_stream_has_its_lines(quick: str) -> None:
     client = HTTPClient(quick, {})
     with client.stream("/lines", {}, seconds=LONG) as (status, lines):
-        assert (status, list(lines)) == (200, [b"one\n", "tw\u2028o\r\n".encode(), b"three"])
+        assert (status, list(lines)) == (200, [b"one\n", "tw\u2028o\r\n".encode(), b"data:"])
     client.close()
+
+
+def test_what_is_no_event_is_reported(quick: str) -> None:
+    connection = Connection(quick, "token")
+    with pytest.raises(ClientError, match=r"^Expected GET /lines of .* Use the same version"):
+        list(connection.events("/lines"))
+    connection.close()
 
 
 def test_all_macs_are_read_in_few_requests(monkeypatch: pytest.MonkeyPatch) -> None:
