@@ -6,7 +6,7 @@ import os
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -67,31 +67,30 @@ class HTTPClient:
         self._time_out, self._no_connection = httpx.TimeoutException, (httpx.ConnectError, httpx.ConnectTimeout)
         self._headers, self._trust = dict(headers), trust or ssl.create_default_context()
         self.closed = False
-        self._inherited: list[httpx.Client] = []  # of the process that this one was forked from
-        self._new_client()
+        self._inherited: list[httpx.HTTPTransport] = []  # of the process that this one was forked from
+        self._open()
 
-    def _new_client(self) -> None:
+    def _open(self) -> None:
         import httpx
 
         self._process = os.getpid()
-        self._client = httpx.Client(
-            headers=self._headers,
+        self._transport = httpx.HTTPTransport(  # its Client logs each request, which a test of logging would see
             verify=self._trust,
             limits=httpx.Limits(max_keepalive_connections=_MOST_KEPT, keepalive_expiry=_KEPT_SECONDS),
             trust_env=False,  # no proxy between a test and its fleet
         )
 
-    def _usable(self) -> httpx.Client:
-        """The client of this process: a fork must use neither its parent's connections nor the lock of their pool."""
+    def _of_this_process(self) -> httpx.HTTPTransport:
+        """A fork must use neither its parent's connections nor the lock of their pool."""
         if self._process != os.getpid():
-            self._inherited.append(self._client)
-            self._new_client()
-        return self._client
+            self._inherited.append(self._transport)
+            self._open()
+        return self._transport
 
     def close(self) -> None:
         """Close the connections. Another thread's request ends with NoAnswer, at the latest when it has its answer."""
         self.closed = True
-        self._usable().close()
+        self._of_this_process().close()
 
     def request(
         self,
@@ -131,10 +130,12 @@ class HTTPClient:
         if self.closed:
             raise NoAnswer(f"to {method} {named}, found that the connection is closed")
         try:
-            with self._usable().stream(
-                method, self._prefix + path, content=body, params=query or None, headers=headers,
-                timeout=httpx.Timeout(allowed, connect=CONNECT_SECONDS),
-            ) as response:  # fmt: skip
+            request = httpx.Request(
+                method, self._prefix + path, params=query or None, content=body,
+                headers=self._headers | dict(headers or {}),
+                extensions={"timeout": httpx.Timeout(allowed, connect=CONNECT_SECONDS).as_dict()},
+            )  # fmt: skip
+            with closing(self._of_this_process().handle_request(request)) as response:
                 yield response
         except Exception as error:
             if not (self.closed or isinstance(error, self._errors)):

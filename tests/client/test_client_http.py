@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -267,13 +268,30 @@ def test_a_connection_is_kept_until_the_server_closes_it(quick: str) -> None:
         assert found is not None
         ports.append(found[1])
         if path == "/close":
-            pool = client._client._transport._pool  # type: ignore[attr-defined]
+            pool = client._transport._pool  # type: ignore[attr-defined]
             while any(not kept.has_expired() for kept in pool.connections):  # until the server has closed it
                 time.sleep(0.001)
     assert ports[0] == ports[1] == ports[2] != ports[3] == ports[4]
-    (kept,) = client._client._transport._pool.connections  # type: ignore[attr-defined]
+    (kept,) = client._transport._pool.connections  # type: ignore[attr-defined]
     client.close()
     assert kept.is_closed()
+
+
+def test_requests_are_not_in_the_log_of_a_test(quick: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    client = HTTPClient(quick, {})
+    client.request("GET", "/a", seconds=LONG)
+    client.close()
+    assert not caplog.records
+
+
+def test_the_token_is_in_no_log(quick: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    connection = Connection(quick, "secret")
+    connection.content("/a")
+    connection.close()
+    assert caplog.records
+    assert "secret" not in caplog.text
 
 
 def test_a_stream_has_its_lines(quick: str) -> None:
