@@ -43,7 +43,14 @@ def path_segment(text: str) -> str:
 
 def load() -> None:
     """Import httpx, which takes longer than everything else here: a service that was just started starts meanwhile."""
-    import httpx  # noqa: F401 - see above
+    import httpx
+
+    httpx.HTTPTransport(verify=_no_trust()).close()  # the first one imports what it needs
+
+
+def _no_trust() -> ssl.SSLContext:
+    """For http, where it is unused: httpx would read all CAs for its own."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class HTTPClient:
@@ -60,7 +67,7 @@ class HTTPClient:
         except ValueError as error:
             raise ValueError(f"Expected a URL with a valid port, found {url!r}.") from error
         if parts.scheme == "http":
-            trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused; httpx would read all CAs for its own
+            trust = _no_trust()
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         self._prefix = f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path.rstrip('/')}"
         self._errors = httpx.TransportError, httpx.StreamError, httpx.DecodingError, httpx.InvalidURL

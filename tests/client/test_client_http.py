@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -255,6 +257,15 @@ def test_a_fork_uses_connections_of_its_own(quick: str) -> None:
     assert of_the_child != before.content
     assert client.request("GET", "/a", seconds=LONG) == before
     client.close()
+
+
+def test_what_a_client_needs_is_loaded_before() -> None:
+    code = (
+        "import sys; from agent.client import http; assert 'httpx' not in sys.modules; http.load(); "
+        "loaded = set(sys.modules); http.HTTPClient('http://127.0.0.1:1', {}); print(sorted(set(sys.modules) - loaded))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
 
 def test_a_connection_is_kept_until_the_server_closes_it(quick: str) -> None:
