@@ -120,12 +120,10 @@ def pytest_runtest_makereport(
 
 
 def _conversation(fleet: Fleet) -> str:
-    from agent.client import ClientError
-
     try:
         return fleet.report()
-    except ClientError as error:  # the service itself has ended, which may be why the test failed
-        return fleet.why_ended or str(error)
+    except Exception as error:  # noqa: BLE001 - the service has ended, or the test replaced the client's transport
+        return fleet.why_ended or f"{type(error).__name__}: {error}"
 
 
 def _name(node: pytest.Item) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import msgspec
 
 from agent.client.errors import ClientError, EnrollmentFailed, NotFound, RequestRefused, WaitTimedOut
-from agent.client.http import HTTPClient, NoAnswer, Response
+from agent.client.http import HTTPClient, NoAnswer, Response, path_segment
 from agent.service.types import Event, Problem
 
 AnswerT = TypeVar("AnswerT")
@@ -27,6 +26,11 @@ class Connection:
     def __init__(self, url: str, token: str, patience: float = ANSWER_SECONDS) -> None:
         self.url = url.rstrip("/")
         self._patience = patience
+        if not token.isascii() or not token.isprintable() or not token or " " in token:
+            raise ClientError(
+                "Expected a token of printable ASCII characters without spaces, found something else. "
+                "The token is `token` in the ready file."
+            )
         try:
             self._http = HTTPClient(self.url, {"Authorization": f"Bearer {token}"})
         except ValueError as error:
@@ -64,12 +68,13 @@ class Connection:
                     raise _refusal(path, Response(status, b"".join(lines)))
                 for line in lines:
                     if line.startswith(b"data:"):
-                        yield msgspec.json.decode(line.removeprefix(b"data:"), type=Event)
+                        yield self._decoded(f"GET {path}", line.removeprefix(b"data:"), Event)
         except NoAnswer as error:
             raise self._no_answer(error) from error
 
     def _no_answer(self, error: NoAnswer) -> ClientError:
-        return ClientError(f"Expected an answer from the service at {self.url} {error}. Check that it still runs.")
+        do = "Use it before it is closed, or connect again" if self._http.closed else "Check that it still runs"
+        return ClientError(f"Expected an answer from the service at {self.url} {error}. {do}.")
 
     def _answer(
         self,
@@ -81,11 +86,14 @@ class Connection:
         work: float = 0.0,
     ) -> AnswerT:
         response = self._send(method, path, body, query, work)
+        return self._decoded(f"{method} {path}", response.content, kind)
+
+    def _decoded(self, asked: str, content: bytes, kind: type[AnswerT]) -> AnswerT:
         try:
-            return msgspec.json.decode(response.content, type=kind)
+            return msgspec.json.decode(content, type=kind)
         except msgspec.DecodeError as error:
             raise ClientError(
-                f"Expected {method} {path} of {self.url} to answer as the control API of this version does, found: "
+                f"Expected {asked} of {self.url} to answer as the control API of this version does, found: "
                 f"{error}. Use the same version of lom-agent for the service and its client."
             ) from error
 
@@ -106,7 +114,7 @@ class Connection:
 
 def path(*parts: object) -> str:
     """The path of a request, each part quoted."""
-    return "/v1/" + "/".join(quote(str(part), safe="") for part in parts)
+    return "/v1/" + "/".join(path_segment(str(part)) for part in parts)
 
 
 def _texts(query: dict[str, Any]) -> dict[str, str]:

@@ -86,7 +86,11 @@ class Fleet:
     def connect(cls, url: str, token: str) -> Fleet:
         """The fleet of a service that runs already, at the URL of its control API."""
         connection = Connection(url, token)
-        return cls(connection, None, connection.get("/v1", ServiceInfo).apns)
+        try:
+            return cls(connection, None, connection.get("/v1", ServiceInfo).apns)
+        except BaseException:
+            connection.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

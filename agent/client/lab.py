@@ -6,12 +6,11 @@ import plistlib
 import ssl
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 from uuid import uuid4
 
 from agent.client.connection import Connection, path
 from agent.client.errors import ClientError
-from agent.client.http import HTTPClient, NoAnswer, Response
+from agent.client.http import HTTPClient, NoAnswer, Response, path_segment
 from agent.service.types import LabInfo, MacDetail
 
 _ANSWER_SECONDS = 30.0
@@ -50,12 +49,12 @@ class Lab:
         if request_type == "LOMSetupRequest":
             self._setups[udid] = command_uuid
         command = {"Command": {"RequestType": request_type, **keys}, "CommandUUID": command_uuid}
-        self._post(f"/api/v1/macs/{quote(udid)}/commands", plistlib.dumps(command))
+        self._post(f"/api/v1/macs/{path_segment(udid)}/commands", plistlib.dumps(command))
         return command_uuid
 
     def push(self, udid: str) -> None:
         """Push to a Mac."""
-        self._post(f"/api/v1/macs/{quote(udid)}/push", b"")
+        self._post(f"/api/v1/macs/{path_segment(udid)}/push", b"")
 
     def lom(self, controller: str, action: str, devices: Sequence[str]) -> str:
         """Queue a LOMDeviceRequest (``PowerON``, ``PowerOFF`` or ``Reset``) for a Controller; both by UDID.
@@ -66,7 +65,7 @@ class Lab:
 
     def result(self, udid: str, command_uuid: str) -> dict[str, Any] | None:
         """The result that the lab has of a command, or None while it has none."""
-        response = self._request("GET", f"/api/v1/macs/{quote(udid)}/commands/{quote(command_uuid)}")
+        response = self._request("GET", f"/api/v1/macs/{path_segment(udid)}/commands/{path_segment(command_uuid)}")
         if response.status == 202:
             return None
         found: dict[str, Any] = plistlib.loads(response.content)

@@ -58,6 +58,31 @@ def started(ready: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[dict
     return options
 
 
+@pytest.mark.usefixtures("started")
+def test_a_replaced_transport_ends_no_session(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import httpx, pytest
+
+        @pytest.fixture
+        def mocked(monkeypatch):
+            def refuse(transport, request):
+                raise AssertionError(f"{request} is not mocked")
+
+            monkeypatch.setattr(httpx.HTTPTransport, "handle_request", refuse)
+
+        def test_fails(lom_fleet, mocked):
+            lom_fleet.mac()
+
+        def test_another(lom_fleet):
+            lom_fleet.mac()
+        """
+    )
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*- lom-agent -*", "AssertionError: *is not mocked"])
+
+
 def test_a_failed_test_shows_seed_rules_and_exchanges(pytester: pytest.Pytester, started: list[dict[str, Any]]) -> None:
     pytester.makepyfile(
         """
