@@ -25,6 +25,7 @@ from agent.service.types import (
     Network,
     Power,
     PowerState,
+    Role,
     Wait,
     WaitState,
 )
@@ -86,6 +87,11 @@ class Device:
     def segment(self) -> int:
         """The number of its segment."""
         return self._mac.segment
+
+    @property
+    def roles(self) -> list[Role]:
+        """Its LOM roles: ``controller``, ``device`` or both."""
+        return self._mac.roles
 
     # What changes.
 
@@ -332,7 +338,7 @@ class Segment:
     def __init__(self, connection: Connection, macs: list[Device]) -> None:
         self._connection = connection
         self.macs = macs
-        """All of them, the Controller first."""
+        """All of them, by number."""
 
     def __repr__(self) -> str:
         return f"<Segment {self.number}: {len(self.macs)} Macs>"
@@ -350,13 +356,19 @@ class Segment:
 
     @property
     def controller(self) -> Device:
-        """The LOM Controller, a Mac too."""
-        return self.macs[0]
+        """The first LOM Controller, a Mac too. Raises ClientError if there is none."""
+        for mac in self.macs:
+            if "controller" in mac.roles:
+                return mac
+        raise ClientError(
+            f"Expected a LOM Controller in segment {self.number}, found Devices only. Add one with roles."
+        )
 
     @property
     def devices(self) -> list[Device]:
         """The other Macs."""
-        return self.macs[1:]
+        controller = next((mac for mac in self.macs if "controller" in mac.roles), None)
+        return [mac for mac in self.macs if mac is not controller]
 
     def enroll(
         self,

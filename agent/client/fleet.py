@@ -189,16 +189,20 @@ class Fleet:
         """Remove every Mac, without a CheckOut."""
         self._connection.delete(path("macs"), work=WORK_SECONDS)
 
-    def mac(self, *, os: OSChoice | None = None, model: str | None = None, seed: str | None = None) -> Device:
-        """Add one Mac, in a segment of its own."""
-        return self._add(AddMacs(count=1, os=os_text(os), model=model, seed=seed))[0]
+    def mac(
+        self, *, os: OSChoice | None = None, model: str | None = None, seed: str | None = None,
+        roles: list[Role] | None = None,
+    ) -> Device:  # fmt: skip
+        """Add one Mac, in a segment of its own; None: a LOM Controller and Device."""
+        return self._add(AddMacs(count=1, os=os_text(os), model=model, seed=seed, roles=roles))[0]
 
     def add(
         self, count: int, *, segment_size: int | None = None, os: OSChoice | None = None, model: str | None = None,
-        seed: str | None = None,
+        seed: str | None = None, roles: list[Role] | None = None,
     ) -> list[Device]:  # fmt: skip
-        """Add Macs, in segments of this size (None: one segment)."""
-        return self._add(AddMacs(count=count, segment_size=segment_size, os=os_text(os), model=model, seed=seed))
+        """Add Macs, in segments of this size (None: one segment), with these LOM roles (None: as in ``segment``)."""
+        wanted = AddMacs(count=count, segment_size=segment_size, os=os_text(os), model=model, seed=seed, roles=roles)
+        return self._add(wanted)
 
     def segment(
         self, devices: int = 1, *, os: OSChoice | None = None, model: str | None = None, seed: str | None = None

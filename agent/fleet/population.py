@@ -7,7 +7,7 @@ seed, its index and the segment size, not on the size of the fleet or on the pro
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ _TIME_ZONES = tuple(RULES)
 
 CONTROLLER = "controller"
 DEVICE = "device"
+ROLES = (CONTROLLER, DEVICE)
 
 
 class NoSuchMacError(OperatorError, IndexError):
@@ -69,7 +70,7 @@ class Mac:
     segment: int
     """Number of its subnet."""
     roles: tuple[str, ...]
-    """``"controller"`` (first Mac of a segment only) and ``"device"``."""
+    """``"controller"`` and ``"device"``, or one of them, in this order."""
     source: Derivation = field(repr=False, compare=False)
     """Source of the properties that are derived on demand."""
 
@@ -182,11 +183,12 @@ class Population:
     """All Macs of a seed: ``population[index]``, ``len()``, iteration, and the segments.
 
     ``devices`` is 1 to 10,000,000. Every ``segment_size`` consecutive indexes are a segment (the last may be shorter).
-    ``os`` and ``model`` restrict the macOS and the model of every Mac, as in `Mix`; all else stays the same. Raises
-    OperatorError for other numbers, versions and models. Pickles as its arguments.
+    ``os`` and ``model`` restrict the macOS and the model of every Mac, as in `Mix`; all else stays the same. ``roles``
+    are the LOM roles of every Mac; None: the first of a segment is Controller and Device, the others are Devices.
+    Raises OperatorError for other numbers, versions, models and roles. Pickles as its arguments.
     """
 
-    __slots__ = ("_mix", "_source", "devices", "model", "os", "seed", "segment_size")
+    __slots__ = ("_mix", "_source", "devices", "model", "os", "roles", "seed", "segment_size")
 
     def __init__(
         self,
@@ -196,6 +198,7 @@ class Population:
         *,
         os: OSChoice | None = None,
         model: str | None = None,
+        roles: Collection[str] | None = None,
     ) -> None:
         if not isinstance(seed, str):
             raise OperatorError(f"Expected the seed as text, found {seed!r}. Put it in quotes.")
@@ -204,14 +207,16 @@ class Population:
         self.segment_size = _counted("the segment size", segment_size, MAX_DEVICES)
         self.os = os_text(os)
         self.model = model
+        self.roles = None if roles is None else _roles(roles)
         self._mix = USUAL_MIX if os is None and model is None else Mix(self.os, model)
         self._source = Derivation(seed)
 
-    def __reduce__(self) -> tuple[Callable[..., Population], tuple[str, int, int, str | None, str | None]]:
-        return _population, (self.seed, self.devices, self.segment_size, self.os, self.model)
+    def __reduce__(self) -> tuple[Callable[..., Population], tuple[Any, ...]]:
+        return _population, (self.seed, self.devices, self.segment_size, self.os, self.model, self.roles)
 
     def __repr__(self) -> str:
-        only = "".join(f", {name}={value!r}" for name, value in (("os", self.os), ("model", self.model)) if value)
+        restricted = (("os", self.os), ("model", self.model), ("roles", self.roles))
+        only = "".join(f", {name}={value!r}" for name, value in restricted if value)
         return f"Population({self.seed!r}, {self.devices}, {self.segment_size}{only})"
 
     def __len__(self) -> int:
@@ -246,7 +251,7 @@ class Population:
             secondary_ipv6=tuple([link_local_from_mac(mac) for mac in macs[1:]]),
             lom_protocol_version=LOM_PROTOCOL_VERSION,
             segment=segment,
-            roles=(DEVICE,) if place else (CONTROLLER, DEVICE),
+            roles=self.roles or ((DEVICE,) if place else ROLES),
             source=source,
         )
 
@@ -293,14 +298,17 @@ class Population:
         return -(-self.devices // self.segment_size)
 
     def segment(self, number: int) -> range:
-        """The indexes of segment ``number`` (from 0); the first one is its Controller. Raises NoSuchMacError."""
+        """The indexes of segment ``number`` (from 0); without ``roles`` the first one is its Controller.
+
+        Raises NoSuchMacError.
+        """
         if not 0 <= number < self.segments:
             raise NoSuchMacError(f"Expected a segment from 0 to {self.segments - 1}, found {number}.")
         first = number * self.segment_size
         return range(first, min(first + self.segment_size, self.devices))
 
     def controller_of(self, index: int) -> int:
-        """The index of the Controller of Mac ``index``'s segment; a Controller is its own."""
+        """The index of the first Mac of Mac ``index``'s segment, without ``roles`` its Controller."""
         index = self._checked(index)
         return index - index % self.segment_size
 
@@ -311,8 +319,16 @@ class Population:
         return number
 
 
-def _population(seed: str, devices: int, segment_size: int, os: str | None, model: str | None) -> Population:
-    return Population(seed, devices, segment_size, os=os, model=model)
+def _population(
+    seed: str, devices: int, segment_size: int, os: str | None, model: str | None, roles: tuple[str, ...] | None
+) -> Population:
+    return Population(seed, devices, segment_size, os=os, model=model, roles=roles)
+
+
+def _roles(roles: Collection[str]) -> tuple[str, ...]:
+    if not roles or not set(roles) <= set(ROLES):
+        raise OperatorError(f"Expected one or both of the roles {CONTROLLER} and {DEVICE}, found {list(roles)!r}.")
+    return tuple(role for role in ROLES if role in roles)
 
 
 def _counted(what: str, number: int, most: int) -> int:

@@ -187,7 +187,8 @@ class FleetService:
         """Add Macs in new segments. Raises OperatorError."""
         self._requests += 1
         seed = what.seed if what.seed is not None else f"{self._seed}/{self._requests}"
-        return self._add(Population(seed, what.count, what.segment_size or what.count, os=what.os, model=what.model))
+        size = what.segment_size or what.count
+        return self._add(Population(seed, what.count, size, os=what.os, model=what.model, roles=what.roles))
 
     def remove(self, handle: MacHandle) -> None:
         """Remove a Mac, without a CheckOut."""
@@ -395,7 +396,7 @@ class FleetService:
         self._requests, self._seed = numbers.requests, numbers.seed or self._seed
 
         def make(stored: StoredGroup) -> tuple[Group, Watcher]:
-            population = Population(stored.seed, stored.devices, stored.segment_size, os=stored.os, model=stored.model)
+            population = stored.population
             indexes = self._indexes_of(stored)
             allow_open_files(len(self.groups) + len(population if indexes is None else indexes))
             return self._open_group(population, stored.first, stored.first_segment, indexes)

@@ -189,6 +189,8 @@ class AddMacs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``26=3,27=1``, with the same share each or with weights; null: the usual mix."""
     model: Text | None = None
     """A model identifier, such as ``Mac16,10``; null: a mix."""
+    roles: Annotated[list[Role], Meta(min_length=1, max_length=2)] | None = None
+    """The LOM roles of each; null: the first of a segment is Controller and Device, the others are Devices."""
 
 
 class Enroll(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -35,7 +35,7 @@ TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE groups (
     first INTEGER PRIMARY KEY, first_segment INTEGER NOT NULL, seed TEXT NOT NULL, devices INTEGER NOT NULL,
-    segment_size INTEGER NOT NULL, os TEXT, model TEXT
+    segment_size INTEGER NOT NULL, os TEXT, model TEXT, roles TEXT
 );
 CREATE TABLE removed (first INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (first, place)) WITHOUT ROWID;
 CREATE TABLE devices (first INTEGER NOT NULL, place INTEGER NOT NULL, record BLOB NOT NULL, PRIMARY KEY (first, place));
@@ -51,8 +51,9 @@ _FORMAT = FileFormat(
     in_use="Expected a state file that no other process uses, found {path} in use. End the lom-agent that uses it, or "
     "name another file.",
     application=0x6C6F6D66,  # "lomf"
-    version=1,
+    version=2,
     tables=TABLES,
+    migrations={1: "ALTER TABLE groups ADD COLUMN roles TEXT;"},
     instead="Move it away, with the files of the other workers where it has any, to start with an empty state.",
 )
 _OF_A_GROUP = ("groups", "removed", "devices", "macs", "pushes")
@@ -96,6 +97,20 @@ class StoredGroup:
     segment_size: int
     os: str | None
     model: str | None
+    roles: str | None
+    """With a blank between two."""
+
+    @property
+    def population(self) -> Population:
+        """Its Macs. Raises OperatorError."""
+        roles = None if self.roles is None else self.roles.split()
+        return Population(self.seed, self.devices, self.segment_size, os=self.os, model=self.model, roles=roles)
+
+
+def group_columns(population: Population) -> tuple[str, int, int, str | None, str | None, str | None]:
+    """What a group of the file has of its population."""
+    roles = None if population.roles is None else " ".join(population.roles)
+    return population.seed, population.devices, population.segment_size, population.os, population.model, roles
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +238,9 @@ class FleetState:
         if group.push_endpoint is not None:
             group.push_endpoint.on_change = partial(self._pushes_changed, group)
         if not stored:
-            made = group.population
             self.execute(
-                "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?)",
-                group.first, group.first_segment, made.seed, made.devices, made.segment_size, made.os, made.model,
+                "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                group.first, group.first_segment, *group_columns(group.population),
             )  # fmt: skip
 
     def remove_group(self, group: KeptGroup) -> None:

@@ -17,6 +17,7 @@ import pytest
 from forked_service import connected, forked_service
 
 from agent.client import (
+    ClientError,
     CommandFormatError,
     Device,
     EnrollmentFailed,
@@ -176,6 +177,11 @@ def test_macs_are_found_by_what_they_are(fleet: Fleet) -> None:
     assert fleet.find(other.serial_number) == fleet.find(other.number) == other
     assert [len(segment) for segment in fleet.segments] == [1, 1, 2, 20]
     assert fleet.segments[2].macs == rack.macs
+    first, second = fleet.add(2, roles=["device"]), [fleet.mac(roles=["controller"])]
+    assert [mac.roles for mac in first + second] == [["device"], ["device"], ["controller"]]
+    assert fleet.segments[-1].controller == second[0]
+    with pytest.raises(ClientError, match="Expected a LOM Controller in segment 4, found Devices only"):
+        print(fleet.segments[-2].controller)
     fleet.remove_macs()
     assert fleet.macs == []
     assert one.udid in repr(one)  # of a Mac that is gone

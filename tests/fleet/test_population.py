@@ -90,6 +90,22 @@ def test_a_mac_of_a_known_seed_is_pinned(index: int) -> None:
     assert derived | {"push_token": mac.push_token.hex()} == GOLDEN_DERIVED[index]
 
 
+def test_roles_are_those_of_every_mac() -> None:
+    usual = [("controller", "device"), ("device",)] * 2
+    assert [mac.roles for mac in Population("roles", 4, 2)] == usual
+    for roles, found in (
+        (["device", "controller"], ("controller", "device")),
+        (["controller"], ("controller",)),
+        (("device",), ("device",)),
+    ):
+        population = pickle.loads(pickle.dumps(Population("roles", 4, 2, roles=roles)))
+        assert [mac.roles for mac in population] == [found] * 4
+        assert [mac.udid for mac in population] == [mac.udid for mac in Population("roles", 4, 2)]
+    for wrong in ([], ["manager"], ["device", "server"]):
+        with pytest.raises(OperatorError, match="one or both of the roles controller and device"):
+            Population("roles", 4, 2, roles=wrong)
+
+
 @pytest.mark.parametrize("hash_seed", ["0", "12345"])
 def test_population_is_the_same_in_another_process_and_does_no_io(hash_seed: str) -> None:
     program = (

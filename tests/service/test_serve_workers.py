@@ -378,10 +378,11 @@ def test_numbers_are_translated_both_ways() -> None:
 def test_whole_segments_are_divided_among_the_workers(
     devices: int, size: int, loads: dict[int, int], expected: dict[int, tuple[int, int]]
 ) -> None:
-    population = Population("divided", devices, size)
+    population = Population("divided", devices, size, os="26", model="Mac16,10", roles=["device"])
     shares = divided(population, 10, 5, loads)
     assert {worker: (share.start, share.stop) for worker, share in shares.items()} == expected
     group = SharedGroup(shares)
+    assert repr(group.population) == repr(population)
     assert sorted(filter(None, map(group.worker_of, range(devices)))) == sorted(
         worker for worker, (start, stop) in expected.items() for _ in range(start, stop)
     )

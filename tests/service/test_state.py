@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -421,6 +422,30 @@ def test_numbers_only_grow_after_a_kill(tmp_path: Path) -> None:
         clock.advance(0.0)
         assert int(state._file.rows("SELECT value FROM settings")[0][0]) > number
     state.close()
+
+
+def test_roles_are_kept(run_scene) -> None:
+    async def test(scene: Scene) -> None:
+        async with scene.service(devices=1) as service:
+            added = [service.add(AddMacs(count=2, roles=roles)) for roles in (["controller"], None)]
+            roles = [handle.mac.roles for group in added for handle in group]
+            assert roles == [("controller",), ("controller",), ("controller", "device"), ("device",)]
+        async with scene.service(devices=1) as service:
+            assert [handle.mac.roles for handle in service.macs()][1:] == roles
+
+    run_scene(test)
+
+
+def test_a_file_without_roles_is_migrated(run_scene) -> None:
+    async def test(scene: Scene) -> None:
+        async with scene.service(devices=2) as service:
+            macs = [handle.mac for handle in service.macs()]
+        with closing(sqlite3.connect(scene.file)) as base:
+            base.executescript("ALTER TABLE groups DROP COLUMN roles; PRAGMA user_version = 1;")
+        async with scene.service(devices=2) as service:
+            assert [handle.mac for handle in service.macs()] == macs
+
+    run_scene(test)
 
 
 def test_a_file_that_was_changed_by_hand_is_an_error_of_ours(run_scene) -> None:

@@ -245,5 +245,6 @@ element("add-form").addEventListener("submit", (event) => {
   attempt(() => api("POST", "v1/macs", {
     count: Number(value("count")), os: value("os") || null, model: value("model") || null, seed: value("seed") || null,
     segment_size: value("segment") ? Number(value("segment")) : null,
+    roles: value("roles") ? value("roles").split(" ") : null,
   }), "Macs added.");
 });

@@ -136,7 +136,8 @@ class Front:
         """Add Macs in new segments. Raises OperatorError."""
         self._requests += 1
         seed = what.seed if what.seed is not None else f"{self.seed}/{self._requests}"
-        population = Population(seed, what.count, what.segment_size or what.count, os=what.os, model=what.model)
+        size = what.segment_size or what.count
+        population = Population(seed, what.count, size, os=what.os, model=what.model, roles=what.roles)
         return await self._add(population, shown=True)
 
     def enroll_start(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from agent.errors import PeerError
+from agent.fleet.population import Population
 from agent.push.wire import RoutedAnswer, RoutedPush
 
 MAX_FRAME_BYTES = 1 << 30  # an answer has at most 10,000 items, of some 100 KB each at the very most; ours
@@ -46,6 +47,12 @@ class Share(msgspec.Struct, frozen=True):
     model: str | None
     start: int
     stop: int
+    roles: tuple[str, ...] | None = None
+
+    @property
+    def population(self) -> Population:
+        """The whole population."""
+        return Population(self.seed, self.devices, self.segment_size, os=self.os, model=self.model, roles=self.roles)
 
 
 class Call(msgspec.Struct, tag="call", frozen=True):

@@ -22,7 +22,7 @@ class SharedGroup:
         one = next(iter(self.shares.values()))
         self.first = one.first
         self.first_segment = one.first_segment
-        self.population = Population(one.seed, one.devices, one.segment_size, os=one.os, model=one.model)
+        self.population = one.population
 
     def worker_of(self, index: int) -> int | None:
         """The worker of a Mac of the population; None where its worker is lost."""
@@ -154,7 +154,7 @@ def divided(population: Population, first: int, first_segment: int, loads: Mappi
         begin = end
         shares[worker] = Share(
             first, first_segment, population.seed, population.devices, population.segment_size, population.os,
-            population.model, start, stop,
+            population.model, start, stop, population.roles,
         )  # fmt: skip
     return shares
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent.faults.rules import Rule
-from agent.fleet.population import DEFAULT_SEED, Population
+from agent.fleet.population import DEFAULT_SEED
 from agent.measure.exchanges import HTTPExchange
 from agent.push.requests import token_of
 from agent.push.wire import RoutedAnswer, RoutedPush
@@ -47,7 +47,7 @@ class ShareService(FleetService):
 
     def add_share(self, share: Share) -> list[MacHandle]:
         """Add Macs. Raises OperatorError."""
-        return self._add_group(_population(share), share.first, share.first_segment, range(share.start, share.stop))
+        return self._add_group(share.population, share.first, share.first_segment, range(share.start, share.stop))
 
     def remove_share(self, first: int) -> None:
         """Remove the Macs of the group whose first Mac has this number, as if they had not been added."""
@@ -111,13 +111,7 @@ class ShareService(FleetService):
             self.faults.add(wanted[name], self.parts.clock.seconds())
 
 
-def _population(share: Share) -> Population:
-    return Population(share.seed, share.devices, share.segment_size, os=share.os, model=share.model)
-
-
 def _stored(share: Share) -> StoredGroup:
-    from agent.state.fleet import StoredGroup  # only where there is a file
+    from agent.state.fleet import StoredGroup, group_columns  # only where there is a file
 
-    return StoredGroup(
-        share.first, share.first_segment, share.seed, share.devices, share.segment_size, share.os, share.model
-    )
+    return StoredGroup(share.first, share.first_segment, *group_columns(share.population))
