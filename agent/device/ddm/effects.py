@@ -15,6 +15,7 @@ from agent.device.ddm.apps import LISTS, install_declared, remove_declared
 from agent.device.ddm.declared import Declaration, Reason, as_json, reason, reason_of, sorted_names
 from agent.device.ddm.validation import MAX_REASON, asset_references
 from agent.device.facts.supported import DEVICE_CHANNEL
+from agent.device.installing.content_cache import set_content_caching
 from agent.device.installing.profiles import install_profile, remove_profile
 from agent.device.installing.software_update import DECLARATION, FAILED, Update
 from agent.device.installing.updates import cancel_update, is_newer, local_time, start_update
@@ -27,6 +28,7 @@ from agent.profiles.store import DECLARED_SOURCE
 
 LEGACY = ("com.apple.configuration.legacy", "com.apple.configuration.legacy.interactive")
 TEST = "com.apple.configuration.management.test"
+CONTENT_CACHE = "com.apple.configuration.content-cache.settings"
 SUBSCRIPTIONS = "com.apple.configuration.management.status-subscriptions"
 ENFORCEMENT = "com.apple.configuration.softwareupdate.enforcement.specific"
 INTERACTIVE = LEGACY[1]
@@ -215,6 +217,9 @@ def _apply(device: Device, configuration: Declaration, assets: dict[str, bytes],
     if configuration.type in LEGACY:
         if configuration.type != INTERACTIVE:  # no user is there who may install the other kind
             yield from _install(device, configuration, assets)
+    elif configuration.type == CONTENT_CACHE:
+        activates, denies = (payload.get(key) is True for key in ("AutoActivation", "DenyActivation"))
+        set_content_caching(device, activates=activates, denies=denies)
     elif configuration.type == TEST:
         echo = _echo(payload, assets)
         if payload.get("ReturnStatus") == "Failed":

@@ -154,8 +154,8 @@ def _declaration(
 
 
 def _check(device: Device, declaration: Declaration) -> None:
-    """Set the faults that a declaration has on a Mac with this release."""
-    faults = faults_of(declaration, device.mac.os_version, device.channel)
+    """Set the faults that a declaration has on this Mac."""
+    faults = faults_of(declaration, device.mac.os_version, device.channel, supervised=device.supervised)
     declaration.faults = as_json(faults) if faults else b""
 
 

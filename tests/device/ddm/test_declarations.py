@@ -6,6 +6,7 @@ import hashlib
 import json
 import plistlib
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any
 
 import msgspec
@@ -28,12 +29,14 @@ from agent.device.users.channel import Account, UserDevice
 from agent.errors import PeerError
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
-from agent.mdm.facts import of_kind
+from agent.mdm.facts import Fact, of_kind, read_facts
 from agent.mdm.refusals import ServerRefused
 from agent.mdm.session import Session
 from agent.pki.issuing.authority import Authority
 
 NOON = 1_800_000_000.0
+TABLE = list(read_facts(files("agent.mdm").joinpath("facts.tsv").read_text(encoding="utf-8")))
+KEYS_OF_ONE_CHANNEL = [fact for fact in TABLE if fact.kind == "declaration" and fact.path and fact.channels]
 AUTHORITY = Authority.create("declarations")
 
 
@@ -121,6 +124,7 @@ def subscription(*names: str, token: str = "t") -> dict[str, Any]:
 
 SSO = {"ExtensionComposedIdentifier": "com.example.sso (TEAM)", "Type": "Redirect"}
 VPN = {"VisibleName": "A", "HostName": "vpn.test"}
+CACHE = "configuration.content-cache.settings"
 TEST, UPDATE = "configuration.management.test", "configuration.softwareupdate.enforcement.specific"
 DATA = {"Reference": {"DataURL": "https://mdm.invalid/data", "Size": 3}}
 UNKNOWN_TYPE, UNKNOWN_KEYS = "Error.UnknownDeclarationType", "Error.UnknownPayloadKeys"
@@ -171,7 +175,12 @@ WRONG, NOT_WHOLE = "Error.ConfigurationCannotBeDeserialized", "Error.InvalidPayl
             "",
         ),
         ("configuration.extensible-sso", {**SSO, "PlatformSSO": {"Policies": {"Login": ["Never"]}}}, "27.0", WRONG),
-        ("configuration.content-cache.settings", {"anything": 1}, "27.0", ""),  # the table lacks its keys
+        (CACHE, {"AutoActivation": True, "ListenRanges": [{"first": "a", "last": "b"}], "Port": 0}, "27.0", ""),
+        (CACHE, {"anything": 1}, "27.0", UNKNOWN_KEYS),
+        (CACHE, {"ListenRanges": [{"first": "a"}]}, "27.0", WRONG),
+        (CACHE, {"ManagementReportingInterval": 59}, "27.0", WRONG),
+        (CACHE, {"ParentSelectionPolicy": "best"}, "27.0", WRONG),
+        (CACHE, {}, "26.6", UNKNOWN_TYPE),
         ("configuration.account.mail", {}, "27.0", "Error.ConfigurationNotSupported"),  # of the user channel
         (UPDATE, {"TargetOSVersion": "27.0", "TargetLocalDateTime": "2027-01-01T00:00:00"}, "13.6", UNKNOWN_TYPE),
         (UPDATE, {"TargetOSVersion": "27.0"}, "26.4", WRONG),
@@ -222,6 +231,49 @@ def test_references_to_assets_by_the_schema() -> None:
     }
     each = Declaration("configuration", "x", "t", "com.apple.configuration.services.background-tasks", as_json(payload))
     assert asset_references(each, "15.1") == {"a", "b"}
+
+
+@pytest.mark.parametrize("fact", KEYS_OF_ONE_CHANNEL, ids=lambda fact: f"{fact.message}:{fact.path}")
+def test_key_of_the_other_channel_is_unknown(fact: Fact) -> None:
+    channels = {channel: fact.is_on(channel) for channel in ("device", "user")}
+    assert sorted(channels.values()) == [False, True]
+    *above, name = fact.path.split("/")
+    payload: Any = {name: {"array": [], "boolean": True, "dictionary": {}}[fact.type]}
+    for key in reversed(above):
+        payload = {key: payload}
+    each = Declaration("configuration", "x", "t", fact.message, as_json(payload))
+    for channel, known in channels.items():
+        unknown = [
+            why["details"]["UnknownPayloadKeys"]
+            for why in faults_of(each, "27.0", channel)
+            if why["code"] == UNKNOWN_KEYS
+        ]
+        assert unknown == ([] if known else [[fact.path.replace("/", ".")]])
+
+
+def test_mac_without_supervision_refuses_configurations_and_says_why() -> None:
+    server = Server(declaration(TEST, "test", Echo="a"), subscription("device.model.family"), activation("test"))
+    device = mac("27.0")
+    device.settings.automated = device.supervised_by_profile = False
+    server.synchronise(device)
+    assert server.states["test"] == (False, "invalid", ["Error.ConfigurationNotSupported"])
+    assert server.states["activation"][1] == "valid"
+    capabilities = server.reports[-1]["StatusItems"]["management"]["client-capabilities"]
+    supported = capabilities["supported-payloads"]
+    assert supported["declarations"]["configurations"] == []
+    assert "com.apple.activation.simple" in supported["declarations"]["activations"]
+    assert supported["status-items"] == ["management.client-capabilities", "management.declarations"]
+    assert problems(server.reports[-1], of_kind("protocol")["StatusReport"].request) == []
+
+
+def test_configuration_of_content_caching_turns_it_on_and_off() -> None:
+    device, server = mac("27.0"), Server(declaration(CACHE, "cache", AutoActivation=True), activation("cache"))
+    server.synchronise(device)
+    assert server.states["cache"] == (True, "valid", [])
+    assert status_value(device, "content-cache.status")["active"] is True
+    server.token, server.declarations["cache"] = "2", declaration(CACHE, "cache", "u", DenyActivation=True)
+    server.synchronise(device)
+    assert status_value(device, "content-cache.status")["active"] is False
 
 
 # Status.
