@@ -61,8 +61,8 @@ def answer(
 ) -> None:
     """Print what one Mac would answer to a command, as the XML plist that it would PUT.
 
-    The Mac is enrolled by Automated Device Enrollment (see --unsupervised) with every access right, and is a LOM Device and a LOM
-    Controller; the other Macs of its segment exist too. COMMAND.plist is the plist that a server would send ("-" reads
+    The Mac is enrolled by Automated Device Enrollment, without --unsupervised, with every access right, and is a LOM
+    Device and a LOM Controller; the other Macs of its segment exist too. COMMAND.plist is the plist that a server would send ("-" reads
     standard input).
     """
     with importing():
