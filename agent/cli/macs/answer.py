@@ -62,8 +62,8 @@ def answer(
     """Print what one Mac would answer to a command, as the XML plist that it would PUT.
 
     The Mac is enrolled by Automated Device Enrollment, without --unsupervised, with every access right, and is a LOM
-    Device and a LOM Controller; the other Macs of its segment exist too. COMMAND.plist is the plist that a server would send ("-" reads
-    standard input).
+    Device and a LOM Controller; the other Macs of its segment exist too. COMMAND.plist is the plist that a server would
+    send ("-" reads standard input).
     """
     with importing():
         from agent.device.answering import answer_command
