@@ -46,13 +46,20 @@ def install_declared(device: Device, configuration: Declaration, now: float) -> 
 
 
 def remove_declared(device: Device, configuration: Declaration) -> None:
-    """Remove the app that a configuration managed, unless another one does; a package stays (our choice)."""
-    if configuration.item and configuration.type == MANAGED_APP:
-        app = device.system.app(decode(configuration.item)["identifier"])
-        configuration.item = b""
-        if app is not None and app.declared and not _is_managed(device, app.identifier):
-            device.system = device.system.without_app(app)
+    """Remove the app that a configuration managed, or the package with ``Remove``, unless another one has it."""
+    if not configuration.item:
+        return
+    app = device.system.app(decode(configuration.item)["identifier"])
     configuration.item = b""
+    if app is None:
+        return
+    if configuration.type == MANAGED_APP:
+        gone = app.declared and not _is_managed(device, app.identifier)
+    else:
+        others = app_items(device, "package.list")
+        gone = app.removable and app.identifier not in [item["identifier"] for item in others]
+    if gone:
+        device.system = device.system.without_app(app)
 
 
 def _is_managed(device: Device, identifier: str) -> bool:
@@ -87,6 +94,9 @@ def _package(device: Device, configuration: Declaration, now: float) -> Steps[di
         item = {"identifier": package.identifier, "name": package.title, "version": package.version}
         if not _is_required(payload):
             return {**item, "state": "optional"}
+        before = device.system.app(package.identifier)
+        if before is not None and before.version == package.version and _has_installed(configuration, before):
+            return {**item, "state": "installed"}
         octets = yield from _download(device, package.url)
         package.check(octets)
     except CutShort:
@@ -94,12 +104,26 @@ def _package(device: Device, configuration: Declaration, now: float) -> Steps[di
     except PeerError as error:
         why = reason("Error.DownloadFailed", str(error)[:500], Timestamp=rfc_3339(now))
         return {**item, "state": "failed", "reasons": [why]}
-    device.system = device.system.with_app(_app(package, len(octets)))
+    removable = payload.get("UninstallBehavior", {}).get("Remove", False)
+    device.system = device.system.with_app(_app(package, len(octets), removable=removable))
     return {**item, "state": "installed"}
 
 
-def _app(package: Package, size: int) -> App:
-    return App(identifier=package.identifier, status=INSTALLED, name=package.title, version=package.version, size=size)
+def _has_installed(configuration: Declaration, app: App) -> bool:
+    """Whether the configuration, before it changed, installed this app as its package."""
+    before = decode(configuration.item) if configuration.item else {}
+    return (before.get("identifier"), before.get("state")) == (app.identifier, "installed")
+
+
+def _app(package: Package, size: int, *, removable: bool) -> App:
+    return App(
+        identifier=package.identifier,
+        status=INSTALLED,
+        name=package.title,
+        version=package.version,
+        size=size,
+        removable=removable,
+    )
 
 
 def _is_required(payload: Mapping[str, Any]) -> bool:

@@ -181,6 +181,16 @@ WRONG, NOT_WHOLE = "Error.ConfigurationCannotBeDeserialized", "Error.InvalidPayl
         (CACHE, {"ManagementReportingInterval": 59}, "27.0", WRONG),
         (CACHE, {"ParentSelectionPolicy": "best"}, "27.0", WRONG),
         (CACHE, {}, "26.6", UNKNOWN_TYPE),
+        ("configuration.keyboard.settings", {"AllowDictation": False}, "26.4", ""),
+        ("configuration.keyboard.settings", {"AllowSlideToType": False}, "26.4", UNKNOWN_KEYS),  # of iOS
+        ("configuration.keyboard.settings", {}, "26.3", UNKNOWN_TYPE),
+        ("configuration.external-intelligence.settings", {"AllowedWorkspaceIDs": ["a"]}, "26.4", ""),
+        ("configuration.migration-assistant.settings", {"ShouldDoManagedMigration": True}, "26.4", WRONG),
+        ("configuration.safari.bookmarks", {}, "26.0", "Error.ConfigurationNotSupported"),  # of the user channel
+        ("configuration.softwareupdate.settings", {"Beta": {"ProgramEnrollment": "AlwaysOff"}}, "15.3", UNKNOWN_KEYS),
+        ("configuration.softwareupdate.settings", {"Beta": {"ProgramEnrollment": "AlwaysOff"}}, "15.4", ""),
+        ("configuration.package", {"ManifestURL": "https://a/", "UninstallBehavior": {}}, "26.6", UNKNOWN_KEYS),
+        ("configuration.package", {"ManifestURL": "https://a/", "UninstallBehavior": {"Remove": 1}}, "27.0", WRONG),
         ("configuration.account.mail", {}, "27.0", "Error.ConfigurationNotSupported"),  # of the user channel
         (UPDATE, {"TargetOSVersion": "27.0", "TargetLocalDateTime": "2027-01-01T00:00:00"}, "13.6", UNKNOWN_TYPE),
         (UPDATE, {"TargetOSVersion": "27.0"}, "26.4", WRONG),
@@ -466,6 +476,38 @@ def test_declared_apps_and_packages_show_their_state() -> None:
         {"identifier": "com.example.app", "_removed": True},
     ]
     assert {app.identifier for app in device.system.apps} == {"com.example.tool"}
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_package_is_updated_by_its_version_and_removed_as_it_was_installed(removed: bool) -> None:
+    """Source: Apple, "Installing packages"."""
+    url, content = "https://mdm.invalid/", b"a package"
+    assets = [{"kind": "software-package", "url": f"{url}pkg", "sha256-hash": hashlib.sha256(content).hexdigest()}]
+
+    def manifest(version: str) -> bytes:
+        metadata = {"kind": "software", "bundle-identifier": "tool", "bundle-version": version, "title": "Tool"}
+        return plistlib.dumps({"items": [{"assets": assets, "metadata": metadata}]})
+
+    def package(token: str, *, remove: bool) -> dict[str, Any]:
+        keys = {"InstallBehavior": {"Install": "Required"}, "UninstallBehavior": {"Remove": remove}}
+        return declaration("configuration.package", "package", token, ManifestURL=f"{url}manifest", **keys)
+
+    device, server = mac("27.0"), Server(package("1", remove=removed), activation("package"))
+    server.files = {f"{url}manifest": manifest("1"), f"{url}pkg": content}
+    server.synchronise(device)
+    assert server.states["package"] == (True, "valid", [])
+    server.token, server.declarations["package"] = "2", package("2", remove=not removed)
+    server.synchronise(device)  # the version is installed: nothing is downloaded, and nothing else changes
+    assert server.asked.count(f"{url}pkg") == 1
+    assert [(app.version, app.removable) for app in device.system.apps] == [("1", removed)]
+    server.token, server.declarations["package"] = "3", package("3", remove=removed)
+    server.files[f"{url}manifest"] = manifest("2")
+    server.synchronise(device)
+    assert server.asked.count(f"{url}pkg") == 2
+    assert device.system.unenrolled().apps == (() if removed else device.system.apps)
+    server.token, server.declarations = "4", {}
+    server.synchronise(device)
+    assert [app.version for app in device.system.apps] == ([] if removed else ["2"])
 
 
 def order(identifier: str, version: str, date: str) -> dict[str, Any]:
