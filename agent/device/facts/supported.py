@@ -35,6 +35,7 @@ RIGHTS: Mapping[str, AccessRights] = {
     "QueryInstalledApps": AccessRights.INSPECT_APPLICATIONS,
 }
 
+_DECLARATIONS = "com.apple.declarations"  # only a user installs it, by Apple's page
 _SHOWN = 200  # characters of a name that an error quotes
 _KEPT = 4096  # answers for a known name, a release and a channel
 
@@ -114,6 +115,8 @@ def _setting_problem(item: str, release: str, channel: str, management: Manageme
 @lru_cache(maxsize=_KEPT)
 def payload_problem(payload_type: str, channel: str, *, supervised: bool) -> str | None:
     """Why a payload of this type may not be installed on ``channel``; None if it may, and for an unknown type."""
+    if payload_type == _DECLARATIONS:
+        return f"a {payload_type} payload may not be installed by a server"
     known = of_kind("payload").get(payload_type)
     if known is None:
         return None

@@ -109,6 +109,9 @@ def install_profile(device: Device, blob: bytes, source: str = "") -> Steps[Prof
             _check_renewal(device, profile)
         if source and (renews or _is_enrollment(device, profile.identifier)):
             raise malformed("a declaration may not replace the enrollment profile")
+        if device.profiles.check_owner(profile, source):
+            device.profiles.take_over(profile.identifier, source)
+            return profile
         device.profiles.check(profile)
         check_filevault(profile)
         identities = yield from _obtain_identities(device, profile)

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.device.answering import OfflineMac
+from agent.device.commands import carry_out
 from agent.device.ddm.declared import Declaration, Declared, as_json
 from agent.device.ddm.status import capabilities, status_value, supported_items
 from agent.device.ddm.synchronising import FULL_REPORT_SECONDS, DeclarationsMalformed, is_changed, refresh, synchronise
@@ -29,8 +30,10 @@ from agent.device.users.channel import Account, UserDevice
 from agent.errors import PeerError
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
+from agent.mdm.commands import Command
 from agent.mdm.facts import Fact, of_kind, read_facts
 from agent.mdm.refusals import ServerRefused
+from agent.mdm.results import Result, Status
 from agent.mdm.session import Session
 from agent.pki.issuing.authority import Authority
 
@@ -274,6 +277,49 @@ def test_mac_without_supervision_refuses_configurations_and_says_why() -> None:
     assert "com.apple.activation.simple" in supported["declarations"]["activations"]
     assert supported["status-items"] == ["management.client-capabilities", "management.declarations"]
     assert problems(server.reports[-1], of_kind("protocol")["StatusReport"].request) == []
+
+
+def legacy_profile(*payload_uuids: str, profile_uuid: str = "P") -> bytes:
+    def keys(kind: str, uuid: str) -> dict[str, Any]:
+        return {"PayloadType": kind, "PayloadIdentifier": f"com.example.{uuid}", "PayloadUUID": uuid}
+
+    content = [{**keys("com.example.other", uuid), "PayloadVersion": 1} for uuid in payload_uuids]
+    return plistlib.dumps({**keys("Configuration", profile_uuid), "PayloadVersion": 1, "PayloadContent": content})
+
+
+@pytest.mark.parametrize(
+    ("blob", "taken"),
+    [
+        (legacy_profile("A", "B"), True),
+        (legacy_profile("A"), False),
+        (legacy_profile("B", "A"), False),
+    ],
+)
+def test_declaration_takes_over_the_profile_of_a_command_that_is_like_its_own(blob: bytes, taken: bool) -> None:
+    """Source: Apple's page of LegacyProfile, "Transition profiles from MDM"."""
+
+    def installed(octets: bytes) -> Result:
+        steps = carry_out(device, Command("x", "InstallProfile", {"Payload": octets}))
+        assert not isinstance(steps, Result)
+        need = advance(steps, None)
+        assert isinstance(need, Done)
+        assert isinstance(need.value, Result)
+        return need.value
+
+    device, url = mac("27.0"), "https://mdm.invalid/p"
+    assert installed(legacy_profile("A", "B")).status is Status.ACKNOWLEDGED
+    server = Server(declaration("configuration.legacy", "legacy", ProfileURL=url), activation("legacy"))
+    server.files[url] = blob
+    server.synchronise(device)
+    assert server.states["legacy"][:2] == ((True, "valid") if taken else (False, "invalid"))
+    (profile,) = device.profiles
+    assert profile.is_declared is taken
+    assert [each["PayloadUUID"] for each in profile.listed["PayloadContent"]] == ["A", "B"]
+    again = installed(legacy_profile("A", "B"))  # no command changes what a declaration has
+    assert [error.code for error in again.errors][1:] == ([12013] if taken else [])
+    server.token, server.declarations = "2", {}
+    server.synchronise(device)
+    assert len(list(device.profiles)) == (0 if taken else 1)
 
 
 def test_configuration_of_content_caching_turns_it_on_and_off() -> None:
