@@ -133,8 +133,8 @@ class ProfileStore:
             raise ProfileError(ChainedError(Domain.MDM, PROFILE_NOT_MANAGED, reason))
         if _structure(before.listed) != _structure(_listed(profile)):
             raise malformed(
-                "expected the PayloadUUID, and the type, identifier and UUID of each payload, to be those of the profile "
-                "that a command installed, found others"
+                "expected the PayloadUUID, and the type, identifier and UUID of each payload, to be those of the "
+                "profile that a command installed, found others"
             )
         return True
 
