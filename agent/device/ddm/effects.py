@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.device.ddm.apps import LISTS, install_declared, remove_declared
 from agent.device.ddm.declared import Declaration, Reason, as_json, reason, reason_of, sorted_names
-from agent.device.ddm.validation import MAX_REASON, asset_references
+from agent.device.ddm.validation import MAX_REASON, asset_references, asset_types
 from agent.device.facts.supported import DEVICE_CHANNEL
 from agent.device.installing.content_cache import set_content_caching
 from agent.device.installing.profiles import install_profile, remove_profile
@@ -134,7 +134,7 @@ def _order(device: Device, configuration: Declaration) -> Update | None:
 
 def _assets(device: Device, configuration: Declaration, present: Mapping[str, Declaration]) -> Steps[dict[str, bytes]]:
     """Download the assets of a configuration; returns their data. Raises NotApplied."""
-    names = asset_references(configuration, device.mac.os_version)
+    names = asset_types(configuration, device.mac.os_version)
     missing = sorted_names(name for name in names if name not in present)
     if missing:
         text = "Configuration ({}) is missing assets."
@@ -143,6 +143,9 @@ def _assets(device: Device, configuration: Declaration, present: Mapping[str, De
     found: dict[str, bytes] = {}
     for name in sorted(names):
         asset = present[name]
+        if not asset.faults and asset.type not in names[name]:
+            expected = " or ".join(sorted(names[name]))
+            raise NotApplied(_cannot_be_applied(f"the asset {name} is a {asset.type}, expected a {expected}"))
         asset.applied, asset.failure = False, b""
         try:
             data = yield from _download(device, asset)

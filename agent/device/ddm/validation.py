@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from msgspec.json import decode
 
 from agent.device.ddm.declared import CONFIGURATION, KINDS, Declaration, Reason, reason, reason_of
+from agent.device.ddm.rules import broken_rule
 from agent.mdm.facts import Fact, Key, of_kind
 from agent.plists import type_name
 
@@ -86,7 +87,7 @@ def faults_of(declaration: Declaration, release: str, channel: str, *, supervise
     if unknown:
         listed = sorted(unknown)[:MAX_UNKNOWN_KEYS]
         return [reason("Error.UnknownPayloadKeys", "Unknown Payload Keys", UnknownPayloadKeys=listed)]
-    wrong = next(_wrong_values(message.request, payload, reading, ""), "")
+    wrong = next(_wrong_values(message.request, payload, reading, ""), "") or broken_rule(name, payload)
     if not wrong:
         return []
     if declaration.kind == CONFIGURATION:
@@ -151,23 +152,36 @@ def _is_allowed(values: str, found: Any) -> bool:
 
 def asset_references(declaration: Declaration, release: str) -> frozenset[str]:
     """The identifiers of the assets that a valid configuration refers to."""
-    return frozenset() if declaration.faults else _asset_references(declaration.type, declaration.content, release)
+    return frozenset(asset_types(declaration, release))
+
+
+def asset_types(declaration: Declaration, release: str) -> Mapping[str, frozenset[str]]:
+    """The types that each of these assets may have, by identifier."""
+    return {} if declaration.faults else _asset_types(declaration.type, declaration.content, release)
 
 
 @lru_cache(maxsize=_KEPT)  # the Macs of a fleet have the same ones
-def _asset_references(name: str, content: bytes, release: str) -> frozenset[str]:
+def _asset_types(name: str, content: bytes, release: str) -> Mapping[str, frozenset[str]]:
     message = of_kind("declaration").get(name)
-    return frozenset() if message is None else frozenset(_references(message.request, decode(content), release))
+    found: dict[str, frozenset[str]] = {}
+    if message is not None:
+        for identifier, types in _references(message.request, decode(content), release):
+            found[identifier] = found.get(identifier, types) & types
+    return found
 
 
-def _references(keys: Mapping[str, Key], value: Mapping[str, Any], release: str) -> Iterator[str]:
-    for name, key in keys.items():
-        if not key.fact.is_in(release):
+def _references(
+    keys: Mapping[str, Key], value: Mapping[str, Any], release: str
+) -> Iterator[tuple[str, frozenset[str]]]:
+    """Each reference to an asset below a dictionary, with the types that it allows."""
+    for name, found in value.items():
+        key = keys.get(name) or keys.get(_ANY)
+        if key is None or not key.fact.is_in(release):
             continue
-        found = value.get(name)
         for each in found if isinstance(found, list) else [found]:
             item = next(iter(key.keys.values())) if key.keys and isinstance(found, list) else key
-            if isinstance(each, str) and (key.fact.flag("assets") or item.fact.flag("assets")):
-                yield each
+            types = key.fact.flag("assets") or item.fact.flag("assets")
+            if isinstance(each, str) and types:
+                yield each, frozenset(types.split(","))
             elif isinstance(each, dict):
                 yield from _references(item.keys, each, release)

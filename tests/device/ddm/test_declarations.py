@@ -127,7 +127,8 @@ def subscription(*names: str, token: str = "t") -> dict[str, Any]:
 
 SSO = {"ExtensionComposedIdentifier": "com.example.sso (TEAM)", "Type": "Redirect"}
 VPN = {"VisibleName": "A", "HostName": "vpn.test"}
-CACHE = "configuration.content-cache.settings"
+CACHE, APP = "configuration.content-cache.settings", "configuration.app.managed"
+PROGRAM = {"Description": "a", "Token": "b"}
 TEST, UPDATE = "configuration.management.test", "configuration.softwareupdate.enforcement.specific"
 DATA = {"Reference": {"DataURL": "https://mdm.invalid/data", "Size": 3}}
 UNKNOWN_TYPE, UNKNOWN_KEYS = "Error.UnknownDeclarationType", "Error.UnknownPayloadKeys"
@@ -184,6 +185,12 @@ WRONG, NOT_WHOLE = "Error.ConfigurationCannotBeDeserialized", "Error.InvalidPayl
         (CACHE, {"ManagementReportingInterval": 59}, "27.0", WRONG),
         (CACHE, {"ParentSelectionPolicy": "best"}, "27.0", WRONG),
         (CACHE, {}, "26.6", UNKNOWN_TYPE),
+        (CACHE, {"AllowPersonalCaching": False, "AllowSharedCaching": False}, "27.0", WRONG),
+        (CACHE, {"ManagementSecurityConfig": "signedByCACert"}, "27.0", WRONG),
+        (APP, {}, "26.2", WRONG),
+        (APP, {"BundleID": "a", "AppStoreID": "1"}, "26.2", WRONG),
+        (APP, {"AppComposedIdentifier": "a"}, "26.2", ""),
+        ("configuration.softwareupdate.settings", {"Beta": {"RequireProgram": PROGRAM}}, "15.4", WRONG),
         ("configuration.keyboard.settings", {"AllowDictation": False}, "26.4", ""),
         ("configuration.keyboard.settings", {"AllowSlideToType": False}, "26.4", UNKNOWN_KEYS),  # of iOS
         ("configuration.keyboard.settings", {}, "26.3", UNKNOWN_TYPE),
@@ -244,6 +251,23 @@ def test_references_to_assets_by_the_schema() -> None:
     }
     each = Declaration("configuration", "x", "t", "com.apple.configuration.services.background-tasks", as_json(payload))
     assert asset_references(each, "15.1") == {"a", "b"}
+    config = {"DataAssetReference": "c", "Passwords": [{"Identifier": "x", "AssetReference": "d"}]}
+    payload = {"BundleID": "x", "AppConfig": config, "ExtensionConfigs": {"com.example.x": {"DataAssetReference": "e"}}}
+    each = Declaration("configuration", "x", "t", "com.apple.configuration.app.managed", as_json(payload))
+    assert faults_of(each, "27.0", "device") == []
+    assert asset_references(each, "27.0") == {"c", "d", "e"}
+
+
+def test_asset_has_to_be_of_the_type_that_the_reference_allows() -> None:
+    certificate = declaration("asset.credential.certificate", "asset", Reference={"DataURL": "https://mdm.invalid/a"})
+    test = declaration(TEST, "test", Echo="a", EchoDataAssetReference="asset")
+    device, server = mac(), Server(certificate, test, activation("test"))
+    server.files["https://mdm.invalid/a"] = b"data"
+    server.synchronise(device)
+    assert server.states["test"] == (False, "invalid", ["Error.ConfigurationCannotBeApplied"])
+    server.token, server.declarations["asset"] = "2", declaration("asset.data", "asset", "u", **certificate["Payload"])
+    server.synchronise(device)
+    assert server.states["test"][:2] == (True, "valid")
 
 
 @pytest.mark.parametrize("fact", KEYS_OF_ONE_CHANNEL, ids=lambda fact: f"{fact.message}:{fact.path}")
