@@ -1,15 +1,17 @@
 """The configurations that install apps and packages, and their items of ``app.managed.list`` and ``package.list``.
 
 Source: apple-schema declarative/status/app.managed.list.yaml, package.list.yaml; Apple's pages of the configurations.
-An app of the App Store is there at once, because its downloads are not modelled.
+An app of the App Store is there at once, because its downloads are not modelled. One that is named by its composed
+identifier has to be installed in another way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec.json import decode
+from msgspec.structs import replace
 
 from agent import plists
 from agent.device.ddm.declared import Declaration, as_json, reason
@@ -21,7 +23,7 @@ from agent.device.system import INSTALLED, MANAGED, App
 from agent.errors import CutShort, PeerError
 
 MANAGED_APP, PACKAGE = "com.apple.configuration.app.managed", "com.apple.configuration.package"
-MANAGED_STATE = "managed"
+MANAGED_STATE, WAITING_STATE = "managed", "not-present"
 LISTS = {"app.managed.list": MANAGED_APP, "package.list": PACKAGE}
 """The status items that show these configurations."""
 
@@ -73,13 +75,32 @@ def _is_managed(device: Device, identifier: str) -> bool:
     return any(item["identifier"] == identifier and item["state"] == MANAGED_STATE for item in items)
 
 
+def takes_over(device: Device, configuration: Declaration) -> bool:
+    """Whether an app is installed now that a configuration in effect waits for, to manage it."""
+    if configuration.type != MANAGED_APP or not configuration.applied or not configuration.item:
+        return False
+    item = decode(configuration.item)
+    return item["state"] == WAITING_STATE and device.system.app(item["identifier"]) is not None
+
+
+def take_over_apps(device: Device, wanted: Iterable[Declaration]) -> None:
+    """Manage the apps that configurations of ``wanted`` wait for, and which are installed now."""
+    for each in wanted:
+        if takes_over(device, each):
+            item = _managed_app(device, each.payload)
+            each.item = as_json({**item, "declaration-identifier": each.identifier})
+
+
 def _managed_app(device: Device, payload: Mapping[str, Any]) -> dict[str, Any]:
-    named = payload.get("BundleID") or payload.get("AppComposedIdentifier")
+    composed = payload.get("AppComposedIdentifier", "")
+    named = payload.get("BundleID") or composed.partition(" (")[0]
     identifier = named or f"app.{payload.get('AppStoreID', '')}"  # as for InstallApplication
     item: dict[str, Any] = {"identifier": identifier, "state": "optional"}
     if _is_required(payload):
-        device.system = device.system.with_app(App(identifier=identifier, status=MANAGED, managed=True, declared=True))
-        item["state"] = MANAGED_STATE
+        app = device.system.app(identifier) if composed else App(identifier=identifier)
+        item["state"] = WAITING_STATE if app is None else MANAGED_STATE
+        if app is not None:
+            device.system = device.system.with_app(replace(app, status=MANAGED, managed=True, declared=True))
     if "AppConfig" in payload:
         item["config-state"] = {"app-config-state": {"state": "valid"}}
     return item

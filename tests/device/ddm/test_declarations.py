@@ -26,6 +26,7 @@ from agent.device.mac import Device
 from agent.device.steps import CheckIn, Done, Download, DownloadByMDM, Steps, advance
 from agent.device.stored.record import device_record, restore_device
 from agent.device.stored.types import DeviceRecord
+from agent.device.system import INSTALLED, App
 from agent.device.users.channel import Account, UserDevice
 from agent.errors import PeerError
 from agent.fleet.population import Population
@@ -578,6 +579,25 @@ def test_package_is_updated_by_its_version_and_removed_as_it_was_installed(remov
     server.token, server.declarations = "4", {}
     server.synchronise(device)
     assert [app.version for app in device.system.apps] == ([] if removed else ["2"])
+
+
+def test_app_of_a_composed_identifier_is_managed_once_it_is_installed_in_another_way() -> None:
+    """Source: Apple's page of AppManaged, AppComposedIdentifier."""
+    required = {"InstallBehavior": {"Install": "Required"}}
+    named = declaration(APP, "app", AppComposedIdentifier="com.example.tool (TEAM)", **required)
+    device, server = mac(), Server(named, subscription("app.managed.list"), activation("app", "subscription"))
+    server.synchronise(device)
+    (item,) = server.reports[-1]["StatusItems"]["app"]["managed"]["list"]
+    assert (item["identifier"], item["state"]) == ("com.example.tool", "not-present")
+    assert device.system.apps == ()
+    assert not is_changed(device)
+    device.system = device.system.with_app(App(identifier="com.example.tool", status=INSTALLED, version="3"))
+    assert is_changed(device)
+    server.refresh(device)
+    (item,) = server.reports[-1]["StatusItems"]["app"]["managed"]["list"]
+    assert item["state"] == "managed"
+    assert [(app.version, app.declared) for app in device.system.apps] == [("3", True)]
+    assert not is_changed(device)
 
 
 def order(identifier: str, version: str, date: str) -> dict[str, Any]:
