@@ -24,6 +24,7 @@ from agent.errors import CutShort, PeerError
 
 MANAGED_APP, PACKAGE = "com.apple.configuration.app.managed", "com.apple.configuration.package"
 MANAGED_STATE, WAITING_STATE = "managed", "not-present"
+_VALID = {"state": "valid"}  # of the configuration of an app or its extension
 LISTS = {"app.managed.list": MANAGED_APP, "package.list": PACKAGE}
 """The status items that show these configurations."""
 
@@ -101,9 +102,10 @@ def _managed_app(device: Device, payload: Mapping[str, Any]) -> dict[str, Any]:
         item["state"] = WAITING_STATE if app is None else MANAGED_STATE
         if app is not None:
             device.system = device.system.with_app(replace(app, status=MANAGED, managed=True, declared=True))
-    if "AppConfig" in payload:
-        item["config-state"] = {"app-config-state": {"state": "valid"}}
-    return item
+    states: dict[str, Any] = {"app-config-state": _VALID} if "AppConfig" in payload else {}
+    if payload.get("ExtensionConfigs"):
+        states["extension-config-state"] = dict.fromkeys(payload["ExtensionConfigs"], _VALID)
+    return {**item, "config-state": states} if states else item
 
 
 def _package(device: Device, configuration: Declaration, now: float) -> Steps[dict[str, Any]]:

@@ -581,6 +581,19 @@ def test_package_is_updated_by_its_version_and_removed_as_it_was_installed(remov
     assert [app.version for app in device.system.apps] == ([] if removed else ["2"])
 
 
+def test_states_of_the_configurations_of_an_app_and_its_extensions() -> None:
+    keys = {"AppConfig": {}, "ExtensionConfigs": {"com.example.extension": {}}}
+    device, server = mac("27.0"), Server(declaration(APP, "app", BundleID="com.example.app", **keys), activation("app"))
+    server.synchronise(device)
+    (item,) = status_value(device, "app.managed.list")
+    valid = {"state": "valid"}
+    assert item["config-state"] == {
+        "app-config-state": valid,
+        "extension-config-state": {"com.example.extension": valid},
+    }
+    assert problems({"app.managed.list": [item]}, of_kind("status")["app.managed.list"].request, release="27.0") == []
+
+
 def test_app_of_a_composed_identifier_is_managed_once_it_is_installed_in_another_way() -> None:
     """Source: Apple's page of AppManaged, AppComposedIdentifier."""
     required = {"InstallBehavior": {"Install": "Required"}}
