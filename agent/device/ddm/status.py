@@ -9,7 +9,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from cryptography import x509
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec.json import decode
 
 from agent.device.ddm.apps import app_items
+from agent.device.ddm.configured import ACCOUNTS, account_items, unresolved_groups
 from agent.device.ddm.declared import KINDS, PLURALS, Declared, as_json
 from agent.device.ddm.validation import enrollment_type, is_supported, known_types
 from agent.device.derived import made_by_macos
@@ -198,10 +199,9 @@ def _log_collection(device: Device) -> tuple[str, str, str]:
     return ("none", "", "") if session is None else (session.status, session.token, rfc_3339(session.at))
 
 
-_ACCOUNTS = ("caldav", "carddav", "exchange", "google", "ldap", "mail.incoming", "mail.outgoing", "subscribed-calendar")
 _TEST_ERROR = "test.error-value"
 _VALUES: Mapping[str, Callable[[Device], Any]] = {
-    **{f"account.list.{kind}": lambda _: [] for kind in _ACCOUNTS},
+    **{f"account.list.{kind}": partial(account_items, kind=kind) for kind in ACCOUNTS},
     "app.managed.list": lambda device: app_items(device, "app.managed.list"),
     "content-cache.info": lambda _: {"cache-status": "OK", "cache-used": 0},
     "content-cache.parents": lambda _: [],
@@ -233,7 +233,7 @@ _VALUES: Mapping[str, Callable[[Device], Any]] = {
     "migration-assistant.report": lambda _: {},
     "migration-assistant.state": lambda _: "waiting",
     "package.list": lambda device: app_items(device, "package.list"),
-    "screensharing.connection.group.unresolved-connection": lambda _: [],
+    "screensharing.connection.group.unresolved-connection": unresolved_groups,
     "security.certificate.list": _certificates,
     "security.lockdown-mode": lambda _: False,
     "services.background-task": lambda _: [],

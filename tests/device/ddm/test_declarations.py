@@ -581,6 +581,40 @@ def test_package_is_updated_by_its_version_and_removed_as_it_was_installed(remov
     assert [app.version for app in device.system.apps] == ([] if removed else ["2"])
 
 
+def test_accounts_and_unresolved_groups_are_listed_while_their_configurations_are_in_effect() -> None:
+    def connection(uuid: str) -> dict[str, Any]:
+        keys = {"DisplayName": "a", "HostName": "a", "DisplayConfiguration": {"DisplayType": "Virtual1"}}
+        return declaration("configuration.screensharing.connection", uuid, ConnectionUUID=uuid, **keys)
+
+    host = {"AuthenticationMethod": "None", "Port": 993}
+    incoming, outgoing = {**host, "HostName": "in", "ServerType": "IMAP"}, {**host, "HostName": "out"}
+    group = {"ConnectionGroupUUID": "G", "GroupName": "a", "Members": ["one", "two"]}
+    server = Server(
+        declaration("configuration.account.caldav", "calendar", HostName="cal", VisibleName="Work"),
+        declaration("configuration.account.mail", "mail", IncomingServer=incoming, OutgoingServer=outgoing),
+        declaration("configuration.screensharing.connection.group", "group", **group),
+        connection("one"),
+        activation("calendar", "mail", "group", "one"),
+    )
+    device = mac("27.0")
+    user = UserDevice(device, Account.of(device.mac, network=False), Session(device.mac.udid, lambda: 0.0))
+    server.synchronise(user)
+    names = [f"account.list.{kind}" for kind in ("caldav", "mail.incoming", "mail.outgoing", "ldap")]
+    names.append("screensharing.connection.group.unresolved-connection")
+    values = {name: status_value(user, name) for name in names}
+    for name, value in values.items():
+        assert problems({name: value}, of_kind("status")[name].request, release="27.0", channel="user") == []
+    shown = [[item.get("hostname", item["identifier"]) for item in value] for value in values.values()]
+    assert shown == [["cal"], ["in"], ["out"], [], ["G"]]
+    assert values[names[0]][0]["visible-name"] == "Work"
+    assert values[names[-1]][0]["unresolved_connections"] == ["two"]
+    server.token = "2"
+    server.declarations |= {"two": connection("two"), "activation": activation("group", "one", "two")}
+    server.declarations["activation"]["ServerToken"] = "u"
+    server.synchronise(user)
+    assert [status_value(user, name) for name in names] == [[], [], [], [], []]
+
+
 def test_states_of_the_configurations_of_an_app_and_its_extensions() -> None:
     keys = {"AppConfig": {}, "ExtensionConfigs": {"com.example.extension": {}}}
     device, server = mac("27.0"), Server(declaration(APP, "app", BundleID="com.example.app", **keys), activation("app"))
