@@ -18,7 +18,7 @@ from agent.device.facts.supported import DEVICE_CHANNEL
 from agent.device.installing.content_cache import set_content_caching
 from agent.device.installing.profiles import install_profile, remove_profile
 from agent.device.installing.software_update import DECLARATION, FAILED, Update
-from agent.device.installing.updates import cancel_update, is_newer, local_time, start_update
+from agent.device.installing.updates import cancel_update, is_newer, local_time, release_numbers, start_update
 from agent.device.mac import Device
 from agent.device.steps import Download, DownloadByMDM, Steps
 from agent.errors import CutShort, PeerError
@@ -228,9 +228,20 @@ def _apply(device: Device, configuration: Declaration, assets: dict[str, bytes],
         if payload.get("ReturnStatus") == "Failed":
             raise NotApplied(echo)
         configuration.notes = as_json([echo])
-    elif configuration.type == ENFORCEMENT and local_time(device, payload["TargetLocalDateTime"]) is None:
-        text = f"TargetLocalDateTime: expected yyyy-mm-ddThh:mm:ss, found {payload['TargetLocalDateTime'][:80]}"
-        raise NotApplied(reason("Error.ConfigurationIsInvalid", text, Error=text))
+    elif configuration.type == ENFORCEMENT:
+        _check_order(device, payload)
+
+
+def _check_order(device: Device, payload: Mapping[str, Any]) -> None:
+    """Check the texts of an enforced update. Raises NotApplied."""
+    date, release = payload["TargetLocalDateTime"], payload["TargetOSVersion"]
+    if local_time(device, date) is None:
+        text = f"TargetLocalDateTime: expected yyyy-mm-ddThh:mm:ss, found {date[:80]}"
+    elif not release_numbers(release):
+        text = f"TargetOSVersion: expected a version such as 16.1, found {release[:80]}"
+    else:
+        return
+    raise NotApplied(reason("Error.ConfigurationIsInvalid", text, Error=text))
 
 
 def _echo(payload: Mapping[str, Any], assets: Mapping[str, bytes]) -> Reason:

@@ -683,8 +683,9 @@ def test_declarations_of_the_user_leave_the_update_of_the_mac_alone() -> None:
     assert device.update == before
 
 
-def test_date_that_is_none() -> None:
-    device, server = mac(), Server(order("update", "27.0", "tomorrow"), activation("update"))
+@pytest.mark.parametrize(("version", "date"), [("27.0", "tomorrow"), ("latest", "2027-03-01T00:00:00")])
+def test_date_or_version_that_is_none(version: str, date: str) -> None:
+    device, server = mac(), Server(order("update", version, date), activation("update"))
     server.synchronise(device)
     assert server.states["update"] == (False, "invalid", ["Error.ConfigurationIsInvalid"])
     assert device.update is None
