@@ -50,6 +50,8 @@ class Start(TypedDict, total=False):
     """The share of Macs with a logged-in user."""
     network_users: float
     """The share of these users with an account of a directory service."""
+    supervised: float
+    """The share of Macs that an enrollment with a profile supervises; all where it is missing."""
     ca: Sequence[File]
     """PEM files of CAs that issued certificates of servers."""
     insecure: bool

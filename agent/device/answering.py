@@ -34,10 +34,21 @@ class NoNetwork(PeerError):
 
 
 class OfflineMac:
-    """An enrolled Mac, set up for both LOM roles, on a network in memory. Its boots take no time."""
+    """An enrolled Mac, set up for both LOM roles, on a network in memory. Its boots take no time.
 
-    def __init__(self, mac: Mac, devices: Authority, controllers: Authority, dialect: Dialect) -> None:
-        self.device = Device(mac, boot_seconds=lambda: 0.0, jitter=lambda: 0.0, dialect=dialect)
+    A supervised one was enrolled by Automated Device Enrollment, another one with a profile.
+    """
+
+    def __init__(
+        self, mac: Mac, devices: Authority, controllers: Authority, dialect: Dialect, *, supervised: bool = True
+    ) -> None:
+        self.device = Device(
+            mac,
+            boot_seconds=lambda: 0.0,
+            jitter=lambda: 0.0,
+            dialect=dialect,
+            supervised_by_profile=supervised,
+        )
         name = mac.dns_name
         self.device.profiles.lom = LOMConfiguration(
             device_identity=devices.issue(name, LOM_USAGE, names=[name]),
@@ -53,7 +64,7 @@ class OfflineMac:
             identity=devices.issue("mdm identity", CLIENT_USAGE),
             anchors=(),
         )
-        self.device.settings.automated = True
+        self.device.settings.automated = supervised
 
     @property
     def index(self) -> int:
@@ -96,6 +107,8 @@ def answer_command(
     dialect: Dialect,
     warn: Warn = ignore_warning,
     channel: str = DEVICE_CHANNEL,
+    *,
+    supervised: bool = True,
 ) -> bytes:
     """The XML plist that Mac ``index`` would PUT for the command in ``octets``. The Macs of its segment are reachable.
 
@@ -105,7 +118,7 @@ def answer_command(
     if not 0 <= index < len(population):
         raise OperatorError(f"Expected the index of a Mac from 0 to {len(population) - 1}, found {index}.")
     macs = [population[number] for number in population.segment(population[index].segment)]
-    return answer_among(macs, index, octets, dialect, warn, channel)
+    return answer_among(macs, index, octets, dialect, warn, channel, supervised=supervised)
 
 
 def answer_among(
@@ -115,11 +128,13 @@ def answer_among(
     dialect: Dialect,
     warn: Warn = ignore_warning,
     channel: str = DEVICE_CHANNEL,
+    *,
+    supervised: bool = True,
 ) -> bytes:
     """Like ``answer_command``, for a given list of the Macs of one segment."""
     devices, controllers = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
     book = AddressBook()
-    macs_by_index = {mac.index: OfflineMac(mac, devices, controllers, dialect) for mac in macs}
+    macs_by_index = {mac.index: OfflineMac(mac, devices, controllers, dialect, supervised=supervised) for mac in macs}
     for endpoint in macs_by_index.values():
         book.add(endpoint)
     chosen = macs_by_index[index]

@@ -90,6 +90,7 @@ class Device:
     unenrollment, in seconds since the epoch; None while the Mac is enrolled, and before its first enrollment.
     ``user`` is the Mac on its user channel; None where nobody is logged in.
     ``per_user_connections`` is whether it refuses an enrollment profile without that server capability.
+    ``supervised_by_profile`` is whether an enrollment with a profile supervises it.
     """
 
     __slots__ = (
@@ -113,6 +114,7 @@ class Device:
         "relaying",
         "session",
         "settings",
+        "supervised_by_profile",
         "synchronising",
         "update",
         "update_seconds",
@@ -134,6 +136,7 @@ class Device:
         refused_retries: int = REFUSED_RETRIES,
         not_now: Callable[[], bool] | None = None,
         per_user_connections: PerUserConnections = "required",
+        supervised_by_profile: bool = True,
         chances: tuple[Chance, ...] = (),
     ) -> None:
         self.chances = chances
@@ -145,6 +148,7 @@ class Device:
         self.dialect = dialect
         self.not_now = not_now
         self.per_user_connections = per_user_connections
+        self.supervised_by_profile = supervised_by_profile
         self.power = PowerMachine(boot_seconds, shutdown_seconds=shutdown_seconds, choices=power_choices)
         self.profiles = ProfileStore()
         self.settings = Settings()
@@ -224,6 +228,11 @@ class Device:
         """The identities of all installed profiles."""
         for profile in self.profiles:
             yield from profile.identities
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the Mac is supervised, as each one is that was enrolled by Automated Device Enrollment."""
+        return self.settings.automated or self.supervised_by_profile
 
     @property
     def running(self) -> bool:

@@ -40,6 +40,8 @@ class App(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, k
     managed: bool = False
     declared: bool = False
     """Whether a declaration manages it; commands then leave it alone."""
+    removable: bool = False
+    """Whether it is removed with the declaration that installed it as a package."""
     flags: int = 0
     configuration: bytes = b""
     """A property list, or empty."""
@@ -179,4 +181,4 @@ FACTORY = SystemState()
 def _stays(app: App) -> bool:
     if app.status not in (MANAGED, INSTALLED):
         return False
-    return not (app.managed and ManagementFlags.REMOVE_WITH_ENROLLMENT & app.flags)
+    return not (app.removable or (app.managed and ManagementFlags.REMOVE_WITH_ENROLLMENT & app.flags))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from sys import intern
 from typing import Any
@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.lom.endpoint import LOMConfiguration
-from agent.mdm.results import PROFILE_NOT_INSTALLED, ChainedError, Domain
+from agent.mdm.results import PROFILE_NOT_INSTALLED, PROFILE_NOT_MANAGED, ChainedError, Domain
 from agent.pki.certificates import read_certificate
 from agent.pki.identity import Identity
 from agent.profiles.certificates import Identities, all_certificates
@@ -119,6 +119,31 @@ class ProfileStore:
         if configuration is not None or (replaced is not None and LOM in replaced.payload_types):
             self.lom = configuration
 
+    def check_owner(self, profile: Profile, source: str) -> bool:
+        """Whether a declaration takes over the installed profile, which then stays as it is.
+
+        It does where a command installed the profile: Apple wants the payloads to be the same ones. A command leaves a
+        profile alone that a declaration installed. Raises ProfileError. ``source`` as for ``install``.
+        """
+        before = self._profiles.get(profile.identifier)
+        if before is None or before.is_declared == bool(source):
+            return False
+        if before.is_declared:
+            reason = f"the profile {profile.identifier[:200]} goes with its declaration"
+            raise ProfileError(ChainedError(Domain.MDM, PROFILE_NOT_MANAGED, reason))
+        if _structure(before.listed) != _structure(_listed(profile)):
+            raise malformed(
+                "expected the PayloadUUID, and the type, identifier and UUID of each payload, to be those of the "
+                "profile that a command installed, found others"
+            )
+        return True
+
+    def take_over(self, identifier: str, source: str) -> None:
+        """Set the Source of an installed profile."""
+        before = self._profiles[identifier]
+        packed = marshal.dumps({**marshal.loads(before.packed), "Source": source}, _MARSHAL_VERSION)  # noqa: S302
+        self._profiles[identifier] = replace(before, packed=_shared_item(packed))
+
     def remove(self, identifier: str) -> InstalledProfile:
         """Remove a profile and its configuration. Raises ProfileError if it is not installed."""
         profile = self._profiles.pop(identifier, None)
@@ -151,6 +176,12 @@ def _shared(payload_types: frozenset[str]) -> frozenset[str]:
 def _shared_item(packed: bytes) -> bytes:
     """One shared item for all Macs with the same profile, to save memory."""
     return packed
+
+
+def _structure(listed: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """What names a profile in ProfileList, and each of its payloads, in order."""
+    keys = ("PayloadUUID", "PayloadIdentifier", "PayloadType")
+    return [tuple(each.get(key) for key in keys) for each in (listed, *listed["PayloadContent"])]
 
 
 def _listed(profile: Profile) -> dict[str, Any]:

@@ -33,7 +33,15 @@ def settings_of(options: Mapping[str, Any], anchor: x509.Certificate | None, dev
         anchors += (anchor,)
     behaviour = {
         name: options[name]
-        for name in ("boot", "shutdown", "not_now_retry", "per_user_connections", "users", "network_users")
+        for name in (
+            "boot",
+            "shutdown",
+            "not_now_retry",
+            "per_user_connections",
+            "users",
+            "network_users",
+            "supervised",
+        )
         if options[name] is not None
     }
     return ServiceSettings(

@@ -167,6 +167,8 @@ class MacDetail(Mac, frozen=True, kw_only=True):
     topic: str
     """The push topic of its enrollment; empty if it has none."""
     profiles: list[InstalledProfile]
+    supervised: bool = True
+    """Whether it is supervised (``--supervised``), as after Automated Device Enrollment."""
     user: User | None = None
     """The user of its user channel (``--users``); null: nobody is logged in."""
     pending: PendingResult | None

@@ -457,16 +457,27 @@ def test_remote_desktop_is_shown_by_security_info() -> None:
         assert security(device)["RemoteDesktopEnabled"] is on
 
 
-def test_content_caching_is_on_while_its_profile_is_installed() -> None:
+def test_content_caching_is_turned_on_by_its_profile_and_stays_on_without_it() -> None:
     device = mac()
-    for is_on in (False, True, False):
-        if is_on:
-            blob = profile({"PayloadType": "com.apple.AssetCache.managed", "AutoActivation": True})
-            good(device, "InstallProfile", Payload=blob)
-        elif device.system.content_caching:
-            good(device, "RemoveProfile", Identifier="filevault")
+    keys: list[dict[str, Any]] = [{}, {"AutoActivation": True}, {"AutoActivation": True, "DenyActivation": True}]
+    for payload, is_on in zip(keys, (False, True, False), strict=True):
+        blob = profile({"PayloadType": "com.apple.AssetCache.managed", **payload})
+        good(device, "InstallProfile", Payload=blob)
+        good(device, "RemoveProfile", Identifier="filevault")
         status = good(device, "ContentCachingInformation")["StatusResponse"]
         assert (status["Activated"], status["Active"]) == (is_on, is_on)
+
+
+@pytest.mark.parametrize(
+    "payload_type",
+    ["com.apple.AssetCache.managed", "com.apple.MCX.FileVault2", "com.apple.security.FDERecoveryKeyEscrow"],
+)
+def test_payload_of_the_device_channel_is_refused_on_the_user_channel(payload_type: str) -> None:
+    device = mac()
+    device.user = UserDevice(device, Account.of(device.mac, network=False), Session("x", lambda: 0.0))
+    refused = run(device.user, "InstallProfile", channel="user", Payload=profile({"PayloadType": payload_type}))
+    assert "user channel" in refused.errors[-1].description
+    assert not list(device.user.profiles)
 
 
 # Users.

@@ -574,6 +574,9 @@ def test_the_answer_command_prints_the_plist(tmp_path: Path) -> None:
     for channel, status in (("device", "Error"), ("user", "Acknowledged")):
         done = lom_agent_here("answer", str(path), "--channel", channel)
         assert plistlib.loads(done.stdout)["Status"] == status
+    path.write_bytes(plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": "UserList"}}))
+    for options, status in (((), "Acknowledged"), (("--unsupervised",), "Error")):
+        assert plistlib.loads(lom_agent_here("answer", str(path), *options).stdout)["Status"] == status
 
 
 @pytest.mark.slow

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import json
 import plistlib
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from command import lom_agent_here
 
 from agent.device.answering import OfflineMac
+from agent.device.commands import carry_out
 from agent.device.facts.information import device_information, security_information
-from agent.device.facts.supported import DEVICE_CHANNEL, USER_CHANNEL, command_problem, query_exists, setting_problem
+from agent.device.facts.supported import (
+    DEVICE_CHANNEL,
+    FULL,
+    USER_CHANNEL,
+    Management,
+    command_problem,
+    query_exists,
+    setting_problem,
+)
+from agent.device.installing.profiles import resumed_enrollment_steps
+from agent.device.mac import UnfinishedEnrollment
+from agent.device.steps import CheckIn, advance
 from agent.fleet.models import RELEASES
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
-from agent.mdm.facts import of_kind
+from agent.mdm.commands import Command
+from agent.mdm.facts import of_kind, read_facts
+from agent.mdm.results import Result, Status
 from agent.pki.issuing.authority import Authority
+from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY, PER_USER_CAPABILITY
+from agent.profiles.store import ProfileStore
+
+AUTHORITY = Authority.create("supported")
 
 UPDATE_COMMANDS = ("AvailableOSUpdates", "OSUpdateStatus", "ScheduleOSUpdate", "ScheduleOSUpdateScan")
 
@@ -86,14 +106,16 @@ def test_each_command_of_the_schema_is_supported_as_its_line_says() -> None:
                 supported = described.fact.is_in(release.version) and described.fact.is_on(channel)
                 assert (command_problem(name, release.version, channel) is None) == supported, (name, release, channel)
                 supported &= described.fact.flag("requiresdep") is None
-                assert (command_problem(name, release.version, channel, automated=False) is None) == supported
+                assert (
+                    command_problem(name, release.version, channel, Management(automated=False)) is None
+                ) == supported
 
 
 def test_a_mac_that_was_not_enrolled_automatically_lacks_what_needs_that() -> None:
-    """Apple's ``requiresdep``; a Mac of a fleet always has what ``supervised`` and ``userapprovedmdm`` ask for."""
+    """Apple's ``requiresdep``; a Mac of a fleet always has what ``userapprovedmdm`` asks for."""
     needing = [name for name, each in of_kind("command").items() if each.fact.flag("requiresdep") is not None]
     assert needing == ["AccountConfiguration", "DeviceConfigured", "SetAutoAdminPassword"]
-    assert command_problem("DeviceConfigured", "27.0", automated=False) == (
+    assert command_problem("DeviceConfigured", "27.0", management=Management(automated=False)) == (
         "the request type DeviceConfigured is for a Mac that was enrolled by Automated Device Enrollment"
     )
     device = OfflineMac(Population("x", 1)[0], Authority.create("a"), Authority.create("b"), Dialect.SCHEMA).device
@@ -103,3 +125,58 @@ def test_a_mac_that_was_not_enrolled_automatically_lacks_what_needs_that() -> No
         assert device_information(device, queries).keys() == answered
         status = security_information(device)["ManagementStatus"]
         assert (status["EnrolledViaDEP"], status["UserApprovedEnrollment"]) == (automated, True)
+
+
+def test_a_mac_without_supervision_lacks_what_needs_it() -> None:
+    """Apple's ``supervised``, of every command of the table; the other answers of such a Mac agree."""
+    needing = {name for name, each in of_kind("command").items() if each.fact.flag("supervised") is not None}
+    assert {"UserList", "EnableRemoteDesktop", "TriggerEnhancedLogCollection"} <= needing
+    unsupervised = Management(automated=False, supervised=False)
+    for name, described in of_kind("command").items():
+        for channel in (described.fact.channels or DEVICE_CHANNEL).split("|"):
+            before, after = (command_problem(name, "27.0", channel, each) for each in (FULL, unsupervised))
+            if before is None and name in needing:
+                assert after == f"the request type {name} is for a supervised Mac"
+    mac = OfflineMac(Population("x", 1)[0], AUTHORITY, AUTHORITY, Dialect.SCHEMA, supervised=False)
+    device = mac.device
+    assert device_information(device, ["IsSupervised"]) == {"IsSupervised": False}
+    status = security_information(device)["ManagementStatus"]
+    assert not status["IsActivationLockManageable"]
+    assert not status["EnrolledViaDEP"]
+    refused = carry_out(device, Command("x", "UserList", {}))
+    assert isinstance(refused, Result)
+    assert refused.errors[0].code == 12021
+    device.settings.automated = True  # Automated Device Enrollment supervises it
+    assert device_information(device, ["IsSupervised"]) == {"IsSupervised": True}
+    assert carry_out(device, Command("x", "UserList", {})).status is Status.ACKNOWLEDGED  # type: ignore[union-attr]
+
+
+def test_a_mac_without_supervision_escrows_no_bootstrap_token() -> None:
+    """Source: apple-schema checkin/setbootstraptoken.yaml, ``supervised``."""
+    found = {}
+    for supervised in (True, False):
+        device = OfflineMac(Population("x", 1)[0], AUTHORITY, AUTHORITY, Dialect.SCHEMA, supervised=supervised).device
+        enrollment = replace(device.enrollment, capabilities=(BOOTSTRAP_CAPABILITY, PER_USER_CAPABILITY))
+        steps = resumed_enrollment_steps(device, UnfinishedEnrollment(enrollment, ProfileStore()))
+        sent, need = [], advance(steps, None)
+        while isinstance(need, CheckIn):
+            sent.append(need.message["MessageType"])
+            need = advance(steps, b"")
+        found[supervised] = sent
+    assert found == {True: ["Authenticate", "TokenUpdate", "SetBootstrapToken"], False: ["Authenticate", "TokenUpdate"]}
+
+
+def test_each_key_of_one_channel_is_judged() -> None:
+    """What the table limits to one channel is of a kind that the device judges: more needs code."""
+    table = files("agent.mdm").joinpath("facts.tsv").read_text(encoding="utf-8")
+    limited = {
+        (fact.kind, fact.message if fact.kind == "command" else "", fact.part, fact.path.partition("/")[0])
+        for fact in read_facts(table)
+        if fact.path and fact.channels and fact.kind not in ("check-in", "declaration")
+    }
+    assert limited == {
+        ("command", "DeviceInformation", "request", "Queries"),
+        ("command", "ManagedApplicationList", "response", "ManagedApplicationList"),
+        ("command", "SecurityInfo", "response", "SecurityInfo"),
+        ("command", "Settings", "request", "Settings"),
+    }

@@ -304,6 +304,7 @@ def test_enroll_phase_starts_each_mac_at_most_once(own: str, plan: ArrivalPlan |
         (OWN + 'enrollment = "ade"\n' + ENROLL, 'server.enrollment is "ade", but server.device_ca is missing'),
         (OWN + 'device_ca = "ca.pem"\n' + ENROLL, 'server.device_ca needs server.enrollment = "ade"'),
         (OWN + "await_configuration = false\n" + ENROLL, 'await_configuration = false needs server.enrollment = "ade"'),
+        ('[fleet]\nsupervised = 0.5\n[server]\nenrollment = "ade"\n' + ENROLL, "each is supervised; remove one"),
         ("[fleet]\nnetwork_users = 0.5\n" + ENROLL, "share of the Macs of fleet.users, which is 0"),
         ("[load]\nmemory = -1\n" + ENROLL, "load.memory: expected a number, 0 or more, found -1"),
         ('[server]\nenrollment = "ade"\ndevice_ca = "ca.pem"\n' + ENROLL, "the embedded lab has a CA of its own"),

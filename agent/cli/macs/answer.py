@@ -43,6 +43,11 @@ _MAX_COMMAND_BYTES = 8 * 1024 * 1024
     show_default=True,
     help="The channel on which the command comes: that of the device, or that of its logged-in user.",
 )
+@click.option(
+    "--unsupervised",
+    is_flag=True,
+    help="The Mac is enrolled with a profile that does not supervise it.",
+)
 def answer(
     command: IO[bytes],
     device: int,
@@ -52,18 +57,21 @@ def answer(
     model: str | None,
     dialect: str,
     channel: str,
+    unsupervised: bool,
 ) -> None:
     """Print what one Mac would answer to a command, as the XML plist that it would PUT.
 
-    The Mac is enrolled by Automated Device Enrollment with every access right, and is a LOM Device and a LOM
-    Controller; the other Macs of its segment exist too. COMMAND.plist is the plist that a server would send ("-" reads
-    standard input).
+    The Mac is enrolled by Automated Device Enrollment, without --unsupervised, with every access right, and is a LOM
+    Device and a LOM Controller; the other Macs of its segment exist too. COMMAND.plist is the plist that a server would
+    send ("-" reads standard input).
     """
     with importing():
         from agent.device.answering import answer_command
     octets = command.read(_MAX_COMMAND_BYTES + 1)
     population = Population(seed, device + segment_size, segment_size, os=os, model=model)
-    sys.stdout.buffer.write(answer_command(population, device, octets, Dialect(dialect), _warn, channel))
+    sys.stdout.buffer.write(
+        answer_command(population, device, octets, Dialect(dialect), _warn, channel, supervised=not unsupervised)
+    )
 
 
 def _warn(text: str) -> None:

@@ -171,6 +171,13 @@ from agent.fleet.population import DEFAULT_SEED
     "password is lom-agent.  [default: 0]",
 )
 @click.option(
+    "--supervised",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="The share of Macs that an enrollment with a profile supervises; Automated Device Enrollment supervises all.  "
+    "[default: 1]",
+)
+@click.option(
     "--tls-floor",
     type=click.Choice(["apple-2026", "warn", "off"]),
     default="warn",

@@ -22,7 +22,7 @@ from agent.device.commands import (
     users,
 )
 from agent.device.commands.reading import CommandRefused, mdm_error
-from agent.device.facts.supported import command_problem
+from agent.device.facts.supported import command_problem, management_of
 from agent.device.mac import Device
 from agent.device.steps import CommandSteps
 from agent.mdm.access_rights import AccessRights
@@ -47,9 +47,7 @@ def carry_out(device: Device, command: Command) -> Result | CommandSteps:
     """The result of a command, or the steps that return it."""
     rule = COMMANDS.get(command.request_type)
     if rule is None or rule.documented:
-        problem = command_problem(
-            command.request_type, device.mac.os_version, command.channel, automated=device.settings.automated
-        )
+        problem = command_problem(command.request_type, device.mac.os_version, command.channel, management_of(device))
         if problem is not None:
             return mdm_error(INVALID_REQUEST_TYPE, problem)
     if rule is None:

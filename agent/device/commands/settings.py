@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from agent.device.facts.supported import DEVICE_CHANNEL, setting_problem
+from agent.device.facts.supported import DEVICE_CHANNEL, management_of, setting_problem
 from agent.device.mac import Device
 from agent.device.system import MAX_PROPERTY_LIST
 from agent.mdm.access_rights import AccessRights
@@ -51,7 +51,7 @@ def _apply(device: Device, item: Mapping[str, Any], channel: str) -> dict[str, A
     try:
         if not isinstance(name, str):
             raise _Refused(MALFORMED_REQUEST, f"Item: expected a string, found {type_name(name)}")
-        problem = setting_problem(name, device.mac.os_version, channel)
+        problem = setting_problem(name, device.mac.os_version, channel, management_of(device))
         setter = _SETTERS.get(name)
         if problem is not None or setter is None:
             raise _Refused(INVALID_REQUEST_TYPE, problem or f"the setting {name} is not supported")

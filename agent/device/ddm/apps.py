@@ -1,15 +1,17 @@
 """The configurations that install apps and packages, and their items of ``app.managed.list`` and ``package.list``.
 
 Source: apple-schema declarative/status/app.managed.list.yaml, package.list.yaml; Apple's pages of the configurations.
-An app of the App Store is there at once, because its downloads are not modelled.
+An app of the App Store is there at once, because its downloads are not modelled. One that is named by its composed
+identifier has to be installed in another way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec.json import decode
+from msgspec.structs import replace
 
 from agent import plists
 from agent.device.ddm.declared import Declaration, as_json, reason
@@ -21,7 +23,8 @@ from agent.device.system import INSTALLED, MANAGED, App
 from agent.errors import CutShort, PeerError
 
 MANAGED_APP, PACKAGE = "com.apple.configuration.app.managed", "com.apple.configuration.package"
-MANAGED_STATE = "managed"
+MANAGED_STATE, WAITING_STATE = "managed", "not-present"
+_VALID = {"state": "valid"}  # of the configuration of an app or its extension
 LISTS = {"app.managed.list": MANAGED_APP, "package.list": PACKAGE}
 """The status items that show these configurations."""
 
@@ -46,13 +49,20 @@ def install_declared(device: Device, configuration: Declaration, now: float) -> 
 
 
 def remove_declared(device: Device, configuration: Declaration) -> None:
-    """Remove the app that a configuration managed, unless another one does; a package stays (our choice)."""
-    if configuration.item and configuration.type == MANAGED_APP:
-        app = device.system.app(decode(configuration.item)["identifier"])
-        configuration.item = b""
-        if app is not None and app.declared and not _is_managed(device, app.identifier):
-            device.system = device.system.without_app(app)
+    """Remove the app that a configuration managed, or the package with ``Remove``, unless another one has it."""
+    if not configuration.item:
+        return
+    app = device.system.app(decode(configuration.item)["identifier"])
     configuration.item = b""
+    if app is None:
+        return
+    if configuration.type == MANAGED_APP:
+        gone = app.declared and not _is_managed(device, app.identifier)
+    else:
+        others = app_items(device, "package.list")
+        gone = app.removable and app.identifier not in [item["identifier"] for item in others]
+    if gone:
+        device.system = device.system.without_app(app)
 
 
 def _is_managed(device: Device, identifier: str) -> bool:
@@ -66,16 +76,36 @@ def _is_managed(device: Device, identifier: str) -> bool:
     return any(item["identifier"] == identifier and item["state"] == MANAGED_STATE for item in items)
 
 
+def takes_over(device: Device, configuration: Declaration) -> bool:
+    """Whether an app is installed now that a configuration in effect waits for, to manage it."""
+    if configuration.type != MANAGED_APP or not configuration.applied or not configuration.item:
+        return False
+    item = decode(configuration.item)
+    return item["state"] == WAITING_STATE and device.system.app(item["identifier"]) is not None
+
+
+def take_over_apps(device: Device, wanted: Iterable[Declaration]) -> None:
+    """Manage the apps that configurations of ``wanted`` wait for, and which are installed now."""
+    for each in wanted:
+        if takes_over(device, each):
+            item = _managed_app(device, each.payload)
+            each.item = as_json({**item, "declaration-identifier": each.identifier})
+
+
 def _managed_app(device: Device, payload: Mapping[str, Any]) -> dict[str, Any]:
-    named = payload.get("BundleID") or payload.get("AppComposedIdentifier")
+    composed = payload.get("AppComposedIdentifier", "")
+    named = payload.get("BundleID") or composed.partition(" (")[0]
     identifier = named or f"app.{payload.get('AppStoreID', '')}"  # as for InstallApplication
     item: dict[str, Any] = {"identifier": identifier, "state": "optional"}
     if _is_required(payload):
-        device.system = device.system.with_app(App(identifier=identifier, status=MANAGED, managed=True, declared=True))
-        item["state"] = MANAGED_STATE
-    if "AppConfig" in payload:
-        item["config-state"] = {"app-config-state": {"state": "valid"}}
-    return item
+        app = device.system.app(identifier) if composed else App(identifier=identifier)
+        item["state"] = WAITING_STATE if app is None else MANAGED_STATE
+        if app is not None:
+            device.system = device.system.with_app(replace(app, status=MANAGED, managed=True, declared=True))
+    states: dict[str, Any] = {"app-config-state": _VALID} if "AppConfig" in payload else {}
+    if payload.get("ExtensionConfigs"):
+        states["extension-config-state"] = dict.fromkeys(payload["ExtensionConfigs"], _VALID)
+    return {**item, "config-state": states} if states else item
 
 
 def _package(device: Device, configuration: Declaration, now: float) -> Steps[dict[str, Any]]:
@@ -87,6 +117,9 @@ def _package(device: Device, configuration: Declaration, now: float) -> Steps[di
         item = {"identifier": package.identifier, "name": package.title, "version": package.version}
         if not _is_required(payload):
             return {**item, "state": "optional"}
+        before = device.system.app(package.identifier)
+        if before is not None and before.version == package.version and _has_installed(configuration, before):
+            return {**item, "state": "installed"}
         octets = yield from _download(device, package.url)
         package.check(octets)
     except CutShort:
@@ -94,12 +127,26 @@ def _package(device: Device, configuration: Declaration, now: float) -> Steps[di
     except PeerError as error:
         why = reason("Error.DownloadFailed", str(error)[:500], Timestamp=rfc_3339(now))
         return {**item, "state": "failed", "reasons": [why]}
-    device.system = device.system.with_app(_app(package, len(octets)))
+    removable = payload.get("UninstallBehavior", {}).get("Remove", False)
+    device.system = device.system.with_app(_app(package, len(octets), removable=removable))
     return {**item, "state": "installed"}
 
 
-def _app(package: Package, size: int) -> App:
-    return App(identifier=package.identifier, status=INSTALLED, name=package.title, version=package.version, size=size)
+def _has_installed(configuration: Declaration, app: App) -> bool:
+    """Whether the configuration, before it changed, installed this app as its package."""
+    before = decode(configuration.item) if configuration.item else {}
+    return (before.get("identifier"), before.get("state")) == (app.identifier, "installed")
+
+
+def _app(package: Package, size: int, *, removable: bool) -> App:
+    return App(
+        identifier=package.identifier,
+        status=INSTALLED,
+        name=package.title,
+        version=package.version,
+        size=size,
+        removable=removable,
+    )
 
 
 def _is_required(payload: Mapping[str, Any]) -> bool:

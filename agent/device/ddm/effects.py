@@ -13,11 +13,12 @@ from typing import Any
 
 from agent.device.ddm.apps import LISTS, install_declared, remove_declared
 from agent.device.ddm.declared import Declaration, Reason, as_json, reason, reason_of, sorted_names
-from agent.device.ddm.validation import MAX_REASON, asset_references
+from agent.device.ddm.validation import MAX_REASON, asset_references, asset_types
 from agent.device.facts.supported import DEVICE_CHANNEL
+from agent.device.installing.content_cache import set_content_caching
 from agent.device.installing.profiles import install_profile, remove_profile
 from agent.device.installing.software_update import DECLARATION, FAILED, Update
-from agent.device.installing.updates import cancel_update, is_newer, local_time, start_update
+from agent.device.installing.updates import cancel_update, is_newer, local_time, release_numbers, start_update
 from agent.device.mac import Device
 from agent.device.steps import Download, DownloadByMDM, Steps
 from agent.errors import CutShort, PeerError
@@ -27,6 +28,7 @@ from agent.profiles.store import DECLARED_SOURCE
 
 LEGACY = ("com.apple.configuration.legacy", "com.apple.configuration.legacy.interactive")
 TEST = "com.apple.configuration.management.test"
+CONTENT_CACHE = "com.apple.configuration.content-cache.settings"
 SUBSCRIPTIONS = "com.apple.configuration.management.status-subscriptions"
 ENFORCEMENT = "com.apple.configuration.softwareupdate.enforcement.specific"
 INTERACTIVE = LEGACY[1]
@@ -132,7 +134,7 @@ def _order(device: Device, configuration: Declaration) -> Update | None:
 
 def _assets(device: Device, configuration: Declaration, present: Mapping[str, Declaration]) -> Steps[dict[str, bytes]]:
     """Download the assets of a configuration; returns their data. Raises NotApplied."""
-    names = asset_references(configuration, device.mac.os_version)
+    names = asset_types(configuration, device.mac.os_version)
     missing = sorted_names(name for name in names if name not in present)
     if missing:
         text = "Configuration ({}) is missing assets."
@@ -141,6 +143,9 @@ def _assets(device: Device, configuration: Declaration, present: Mapping[str, De
     found: dict[str, bytes] = {}
     for name in sorted(names):
         asset = present[name]
+        if not asset.faults and asset.type not in names[name]:
+            expected = " or ".join(sorted(names[name]))
+            raise NotApplied(_cannot_be_applied(f"the asset {name} is a {asset.type}, expected a {expected}"))
         asset.applied, asset.failure = False, b""
         try:
             data = yield from _download(device, asset)
@@ -215,14 +220,28 @@ def _apply(device: Device, configuration: Declaration, assets: dict[str, bytes],
     if configuration.type in LEGACY:
         if configuration.type != INTERACTIVE:  # no user is there who may install the other kind
             yield from _install(device, configuration, assets)
+    elif configuration.type == CONTENT_CACHE:
+        activates, denies = (payload.get(key) is True for key in ("AutoActivation", "DenyActivation"))
+        set_content_caching(device, activates=activates, denies=denies)
     elif configuration.type == TEST:
         echo = _echo(payload, assets)
         if payload.get("ReturnStatus") == "Failed":
             raise NotApplied(echo)
         configuration.notes = as_json([echo])
-    elif configuration.type == ENFORCEMENT and local_time(device, payload["TargetLocalDateTime"]) is None:
-        text = f"TargetLocalDateTime: expected yyyy-mm-ddThh:mm:ss, found {payload['TargetLocalDateTime'][:80]}"
-        raise NotApplied(reason("Error.ConfigurationIsInvalid", text, Error=text))
+    elif configuration.type == ENFORCEMENT:
+        _check_order(device, payload)
+
+
+def _check_order(device: Device, payload: Mapping[str, Any]) -> None:
+    """Check the texts of an enforced update. Raises NotApplied."""
+    date, release = payload["TargetLocalDateTime"], payload["TargetOSVersion"]
+    if local_time(device, date) is None:
+        text = f"TargetLocalDateTime: expected yyyy-mm-ddThh:mm:ss, found {date[:80]}"
+    elif not release_numbers(release):
+        text = f"TargetOSVersion: expected a version such as 16.1, found {release[:80]}"
+    else:
+        return
+    raise NotApplied(reason("Error.ConfigurationIsInvalid", text, Error=text))
 
 
 def _echo(payload: Mapping[str, Any], assets: Mapping[str, bytes]) -> Reason:

@@ -9,7 +9,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from cryptography import x509
@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec.json import decode
 
 from agent.device.ddm.apps import app_items
-from agent.device.ddm.declared import PLURALS, Declared, as_json
-from agent.device.ddm.validation import is_supported, known_types
+from agent.device.ddm.configured import ACCOUNTS, account_items, unresolved_groups
+from agent.device.ddm.declared import KINDS, PLURALS, Declared, as_json
+from agent.device.ddm.validation import enrollment_type, is_supported, known_types
 from agent.device.derived import made_by_macos
 from agent.device.facts.information import QUERIES, security_information
 from agent.device.installing.updates import rfc_3339, update_status
@@ -40,32 +41,39 @@ class NoStatus(KeyError):
 
 
 @lru_cache(_RELEASES)
-def supported_items(release: str, channel: str) -> frozenset[str]:
-    """The status items that a Mac with this release has on the channel."""
+def supported_items(release: str, channel: str, *, supervised: bool = True) -> frozenset[str]:
+    """The status items that a Mac with this release has on the channel.
+
+    Without supervision a Mac has none of the schema; it reports those without subscription all the same (our choice),
+    because its server learns from them why it refuses each declaration.
+    """
     return frozenset(
         name
         for name, found in of_kind("status").items()
         if name in found.request  # without the StatusReason, which is a part of others
-        and is_supported(found.fact, release, channel)
+        and (is_supported(found.fact, release, channel, supervised=supervised or name in IMPLICIT))
     )
 
 
 @lru_cache(_RELEASES)
-def capabilities(release: str, channel: str) -> Mapping[str, Any]:
+def capabilities(release: str, channel: str, *, supervised: bool = True) -> Mapping[str, Any]:
     """The value of ``management.client-capabilities`` on the channel."""
+    types = known_types(release, channel, supervised=supervised)
+    items = supported_items(release, channel, supervised=supervised)
     return {
         "supported-versions": list(PROTOCOL_VERSIONS),
         "supported-features": {},
         "supported-payloads": {
-            "declarations": {PLURALS[kind]: names for kind, names in known_types(release, channel).items()},
-            "status-items": sorted(supported_items(release, channel) & {*_VALUES, _TEST_ERROR}),
+            "declarations": {PLURALS[kind]: types.get(kind, []) for kind in KINDS},
+            "status-items": sorted(items & {*_VALUES, _TEST_ERROR}),
         },
     }
 
 
 def status_value(device: Device, name: str) -> Any:
     """The value of a status item. Raises NoStatus."""
-    if name not in _VALUES or name not in supported_items(device.mac.os_version, device.channel):
+    supported = supported_items(device.mac.os_version, device.channel, supervised=device.supervised)
+    if name not in _VALUES or name not in supported:
         raise NoStatus(name)
     value = _VALUES[name](device)
     if value is None:  # such as the model number of a Mac with an Intel processor
@@ -191,10 +199,9 @@ def _log_collection(device: Device) -> tuple[str, str, str]:
     return ("none", "", "") if session is None else (session.status, session.token, rfc_3339(session.at))
 
 
-_ACCOUNTS = ("caldav", "carddav", "exchange", "google", "ldap", "mail.incoming", "mail.outgoing", "subscribed-calendar")
 _TEST_ERROR = "test.error-value"
 _VALUES: Mapping[str, Callable[[Device], Any]] = {
-    **{f"account.list.{kind}": lambda _: [] for kind in _ACCOUNTS},
+    **{f"account.list.{kind}": partial(account_items, kind=kind) for kind in ACCOUNTS},
     "app.managed.list": lambda device: app_items(device, "app.managed.list"),
     "content-cache.info": lambda _: {"cache-status": "OK", "cache-used": 0},
     "content-cache.parents": lambda _: [],
@@ -217,16 +224,16 @@ _VALUES: Mapping[str, Callable[[Device], Any]] = {
     "enhanced-logging.applecare-token": lambda device: _log_collection(device)[1],
     "enhanced-logging.status": lambda device: _log_collection(device)[0],
     "enhanced-logging.timestamp": lambda device: _log_collection(device)[2],
-    CAPABILITIES: lambda device: capabilities(device.mac.os_version, device.channel),
+    CAPABILITIES: lambda device: capabilities(device.mac.os_version, device.channel, supervised=device.supervised),
     DECLARATIONS: _declarations,
-    "mdm.enrollment-type": lambda _: "supervised",
+    "mdm.enrollment-type": lambda device: enrollment_type(supervised=device.supervised),
     "mdm.is-awaiting-configuration": lambda device: device.settings.awaiting_configuration,
     "mdm.push-magic": lambda device: device.push_magic,
     "mdm.push-token": lambda device: base64.b64encode(device.push_token).decode(),
     "migration-assistant.report": lambda _: {},
     "migration-assistant.state": lambda _: "waiting",
     "package.list": lambda device: app_items(device, "package.list"),
-    "screensharing.connection.group.unresolved-connection": lambda _: [],
+    "screensharing.connection.group.unresolved-connection": unresolved_groups,
     "security.certificate.list": _certificates,
     "security.lockdown-mode": lambda _: False,
     "services.background-task": lambda _: [],

@@ -13,6 +13,7 @@ from msgspec import MsgspecError
 from msgspec.json import decode
 
 from agent.device.ddm.activating import plan_of, tell_states
+from agent.device.ddm.apps import take_over_apps, takes_over
 from agent.device.ddm.declared import ASSET, CONFIGURATION, KINDS, PLURALS, Declaration, as_json
 from agent.device.ddm.effects import apply_configuration, asset_tokens, enforce_update, subscriptions, withdraw
 from agent.device.ddm.status import report
@@ -90,7 +91,7 @@ def is_changed(device: Device) -> bool:
     if not device.declared.in_use or device.enrollment is None:
         return False
     plan = plan_of(device)
-    if _changes(device, {each.place for each in plan.wanted}):
+    if _changes(device, {each.place for each in plan.wanted}) or any(takes_over(device, each) for each in plan.wanted):
         return True
     tell_states(device, plan)
     return report(device, subscriptions(plan.wanted), full=False) is not None
@@ -154,8 +155,8 @@ def _declaration(
 
 
 def _check(device: Device, declaration: Declaration) -> None:
-    """Set the faults that a declaration has on a Mac with this release."""
-    faults = faults_of(declaration, device.mac.os_version, device.channel)
+    """Set the faults that a declaration has on this Mac."""
+    faults = faults_of(declaration, device.mac.os_version, device.channel, supervised=device.supervised)
     declaration.faults = as_json(faults) if faults else b""
 
 
@@ -200,6 +201,7 @@ def _put_into_effect(device: Device, now: Now) -> Steps[None]:
             yield from apply_configuration(device, declaration, _assets(device), now())
         else:
             withdraw(device, declaration)
+    take_over_apps(device, plan.wanted)
     enforce_update(device, [each for each in plan.wanted if each.applied], now())
     tell_states(device, plan)
 

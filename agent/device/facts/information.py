@@ -11,7 +11,15 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from agent.device.facts.supported import DEVICE_CHANNEL, USER_CHANNEL, answer_keys, query_exists, query_right
+from agent.device.facts.supported import (
+    DEVICE_CHANNEL,
+    USER_CHANNEL,
+    Management,
+    answer_keys,
+    management_of,
+    query_exists,
+    query_right,
+)
 from agent.device.mac import Device
 from agent.device.security.filevault import filevault_information
 from agent.device.users.accounts import users_of
@@ -65,7 +73,7 @@ QUERIES: Mapping[str, Value] = {
     "ProvisioningUDID": lambda device: device.mac.provisioning_udid,
     "SoftwareUpdateDeviceID": lambda device: _HARDWARE[device.mac.model][0],
     "UDID": lambda device: device.mac.udid,
-    "IsSupervised": lambda _: True,
+    "IsSupervised": lambda device: device.supervised,
     "ActiveManagedUsers": lambda device: [] if device.user is None else device.user.managed_ids,
     "AutoSetupAdminAccounts": lambda device: [
         {"GUID": user.guid, "shortName": user.name} for user in users_of(device) if user.automatic
@@ -117,7 +125,7 @@ def device_information(device: Device, queries: Iterable[str], channel: str = DE
     known = tuple(key for key in queries if key in QUERIES)
     plan = _plan if len(known) <= _LONGEST_PLAN else _plan.__wrapped__
     answers: dict[str, Any] = {}
-    for key, value, right, shown in plan(known, device.mac.os_version, channel, automated=device.settings.automated):
+    for key, value, right, shown in plan(known, device.mac.os_version, channel, management_of(device)):
         found = value(device) if right is None or device.allows(right) else None
         if isinstance(found, dict):  # a server can set keys that are not in the schema; they are not shown
             found = {name: each for name, each in found.items() if name in shown}
@@ -136,12 +144,12 @@ class _Query(NamedTuple):
 
 
 @lru_cache(maxsize=_KEPT_PLANS)
-def _plan(queries: tuple[str, ...], release: str, channel: str, *, automated: bool) -> tuple[_Query, ...]:
+def _plan(queries: tuple[str, ...], release: str, channel: str, management: Management) -> tuple[_Query, ...]:
     """Those of ``queries`` that exist; kept, because a server asks all Macs for the same ones."""
     return tuple(
         _Query(key, QUERIES[key], query_right(key), _shown(key, release, channel))
         for key in queries
-        if query_exists(key, release, channel, automated=automated)
+        if query_exists(key, release, channel, management)
     )
 
 
@@ -158,7 +166,7 @@ def security_information(device: Device, channel: str = DEVICE_CHANNEL) -> dict[
 def _security_information(device: Device) -> dict[str, Any]:
     silicon = device.mac.apple_silicon
     enrollment = device.enrollment
-    escrows = enrollment is not None and BOOTSTRAP_CAPABILITY in enrollment.capabilities
+    escrows = enrollment is not None and device.supervised and BOOTSTRAP_CAPABILITY in enrollment.capabilities
     information: dict[str, Any] = {
         **filevault_information(device),
         "SystemIntegrityProtectionEnabled": True,
@@ -174,7 +182,7 @@ def _security_information(device: Device) -> dict[str, Any]:
             "EnrolledViaDEP": device.settings.automated,
             "UserApprovedEnrollment": True,
             "IsUserEnrollment": False,
-            "IsActivationLockManageable": True,  # of a supervised Mac
+            "IsActivationLockManageable": device.supervised,
         },
         "SecureBoot": {"SecureBootLevel": "full", "ExternalBootLevel": "disallowed"},
         "RemoteDesktopEnabled": device.system.remote_desktop,

@@ -1,4 +1,7 @@
-"""The payload com.apple.AssetCache.managed, which turns content caching on. Source: Apple's page of the payload."""
+"""Content caching: the payload com.apple.AssetCache.managed, and the configuration that replaces it in macOS 27.
+
+Source: Apple's pages of both. Without either of them content caching stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from msgspec.structs import replace
 
 from agent.device.mac import Device
 from agent.profiles.profile import Profile
-from agent.profiles.store import InstalledProfile
 
 CONTENT_CACHE = "com.apple.AssetCache.managed"
 
@@ -15,11 +17,11 @@ def install_content_cache(device: Device, profile: Profile) -> None:
     """Put the payload of an installed profile into effect. Raises ProfileError."""
     payload = profile.of_type(CONTENT_CACHE)
     if payload is not None:
-        activated = payload.get("AutoActivation", bool) is True
-        device.system = replace(device.system, content_caching=activated or device.system.content_caching)
+        activates, denies = (payload.get(key, bool) is True for key in ("AutoActivation", "DenyActivation"))
+        set_content_caching(device, activates=activates, denies=denies)
 
 
-def remove_content_cache(device: Device, removed: InstalledProfile) -> None:
-    """A profile was removed: content caching is off where it had the payload (our choice)."""
-    if CONTENT_CACHE in removed.payload_types:
-        device.system = replace(device.system, content_caching=False)
+def set_content_caching(device: Device, *, activates: bool, denies: bool) -> None:
+    """Turn content caching on where AutoActivation is set, and off where DenyActivation is, which overrides it."""
+    if activates or denies:
+        device.system = replace(device.system, content_caching=not denies)

@@ -9,13 +9,13 @@ from typing import Any
 from cryptography import x509
 
 from agent.device.facts.attestation import usable_by
-from agent.device.installing.content_cache import install_content_cache, remove_content_cache
+from agent.device.facts.supported import payload_problem
+from agent.device.installing.content_cache import install_content_cache
 from agent.device.mac import Device, UnfinishedEnrollment
 from agent.device.security.filevault import check_filevault, install_filevault, remove_filevault
 from agent.device.steps import CheckIn, ObtainIdentity, Steps
 from agent.errors import PeerError
 from agent.mdm import checkin
-from agent.mdm.facts import of_kind
 from agent.pki.identity import Identity
 from agent.pki.names import ascii_upper
 from agent.pki.scep.errors import SCEPError
@@ -46,6 +46,7 @@ def enrollment_steps(device: Device, blob: bytes) -> Steps[Profile]:
     """
     profile = expand(read_profile(blob, device.warn), device.profile_variables)
     store = ProfileStore()
+    _check_payloads(profile, device)
     terms = enrollment_terms_of(profile)
     warning = check_per_user(terms, device.mac.os_version, device.per_user_connections)
     if warning:
@@ -90,7 +91,7 @@ def _check_in_messages(device: Device, enrollment: Enrollment) -> list[dict[str,
         checkin.authenticate(device.announcement, enrollment.topic),
         checkin.token_update(mac.udid, enrollment.topic, device.push_token, device.push_magic, awaiting=awaiting),
     ]
-    if BOOTSTRAP_CAPABILITY in enrollment.capabilities:
+    if device.supervised and BOOTSTRAP_CAPABILITY in enrollment.capabilities:
         messages.append(checkin.set_bootstrap_token(mac.udid, enrollment.topic, mac.bootstrap_token, awaiting=awaiting))
     return messages
 
@@ -102,12 +103,15 @@ def install_profile(device: Device, blob: bytes, source: str = "") -> Steps[Prof
     """
     profile = expand(read_profile(blob, device.warn), device.profile_variables)
     try:
-        _check_channel(profile, device.channel)
+        _check_payloads(profile, device)
         renews = profile.of_type(MDM) is not None
         if renews:
             _check_renewal(device, profile)
         if source and (renews or _is_enrollment(device, profile.identifier)):
             raise malformed("a declaration may not replace the enrollment profile")
+        if device.profiles.check_owner(profile, source):
+            device.profiles.take_over(profile.identifier, source)
+            return profile
         device.profiles.check(profile)
         check_filevault(profile)
         identities = yield from _obtain_identities(device, profile)
@@ -124,19 +128,18 @@ def install_profile(device: Device, blob: bytes, source: str = "") -> Steps[Prof
     return profile
 
 
-def _check_channel(profile: Profile, channel: str) -> None:
-    """Check that each payload may be installed on this channel. Raises ProfileError. Unknown payloads may."""
-    known = of_kind("payload")
+def _check_payloads(profile: Profile, device: Device) -> None:
+    """Check that each payload may be installed on the channel of this Mac. Raises ProfileError."""
     for payload in profile.payloads:
-        if payload.payload_type in known and not known[payload.payload_type].fact.is_on(channel):
-            raise malformed(f"a {payload.payload_type} payload may not be installed on the {channel} channel")
+        problem = payload_problem(payload.payload_type, device.channel, supervised=device.supervised)
+        if problem is not None:
+            raise malformed(problem)
 
 
 def remove_profile(device: Device, identifier: str) -> None:
     """Remove a profile other than that of the enrollment. Raises ProfileError if it is not installed."""
     removed = device.profiles.remove(identifier)
     remove_filevault(device, removed)
-    remove_content_cache(device, removed)
 
 
 def _is_enrollment(device: Device, identifier: str) -> bool:

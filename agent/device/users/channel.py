@@ -211,7 +211,7 @@ def log_in_steps(user: UserDevice) -> Steps[None]:
         if not managed:
             user.managed, user.declared = False, Declared()
             return
-        if BOOTSTRAP_CAPABILITY in enrollment.capabilities:
+        if user.supervised and BOOTSTRAP_CAPABILITY in enrollment.capabilities:
             yield CheckIn(checkin.get_bootstrap_token(mac.udid), enrollment)  # without it the user logs in as well
     update = checkin.token_update(mac.udid, enrollment.topic, user.push_token, user.push_magic, awaiting=None)
     updated: bytes | PeerError = yield CheckIn(update, enrollment)

@@ -82,6 +82,11 @@ def _checked_fleet(fleet: FleetPart, server: ServerPart) -> FleetPart:
     _check_text("fleet.update", fleet.update, parse_duration)
     if fleet.network_users and not fleet.users:
         raise OperatorError("fleet.network_users is the share of the Macs of fleet.users, which is 0; set it, too")
+    if fleet.supervised != 1.0 and server.enrollment == "ade":
+        raise OperatorError(
+            'fleet.supervised is the share of the Macs that a profile supervises, but with server.enrollment = "ade" '
+            "each is supervised; remove one of them"
+        )
     _ = fleet.population  # an unknown version or model
     if not has_embedded_lab(server) or server.identity != "acme":
         return fleet

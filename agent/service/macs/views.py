@@ -74,6 +74,7 @@ def mac_detail(
         build_version=mac.build_version,
         topic="" if device.enrollment is None else device.enrollment.topic,
         profiles=[_profile(each) for each in device.profiles],
+        supervised=device.supervised,
         user=_user(device),
         pending=pending,
         last_error=last_error,

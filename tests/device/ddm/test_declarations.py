@@ -6,6 +6,7 @@ import hashlib
 import json
 import plistlib
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.device.answering import OfflineMac
+from agent.device.commands import carry_out
 from agent.device.ddm.declared import Declaration, Declared, as_json
 from agent.device.ddm.status import capabilities, status_value, supported_items
 from agent.device.ddm.synchronising import FULL_REPORT_SECONDS, DeclarationsMalformed, is_changed, refresh, synchronise
@@ -24,16 +26,21 @@ from agent.device.mac import Device
 from agent.device.steps import CheckIn, Done, Download, DownloadByMDM, Steps, advance
 from agent.device.stored.record import device_record, restore_device
 from agent.device.stored.types import DeviceRecord
+from agent.device.system import INSTALLED, App
 from agent.device.users.channel import Account, UserDevice
 from agent.errors import PeerError
 from agent.fleet.population import Population
 from agent.lom.requests import Dialect
-from agent.mdm.facts import of_kind
+from agent.mdm.commands import Command
+from agent.mdm.facts import Fact, of_kind, read_facts
 from agent.mdm.refusals import ServerRefused
+from agent.mdm.results import Result, Status
 from agent.mdm.session import Session
 from agent.pki.issuing.authority import Authority
 
 NOON = 1_800_000_000.0
+TABLE = list(read_facts(files("agent.mdm").joinpath("facts.tsv").read_text(encoding="utf-8")))
+KEYS_OF_ONE_CHANNEL = [fact for fact in TABLE if fact.kind == "declaration" and fact.path and fact.channels]
 AUTHORITY = Authority.create("declarations")
 
 
@@ -121,6 +128,8 @@ def subscription(*names: str, token: str = "t") -> dict[str, Any]:
 
 SSO = {"ExtensionComposedIdentifier": "com.example.sso (TEAM)", "Type": "Redirect"}
 VPN = {"VisibleName": "A", "HostName": "vpn.test"}
+CACHE, APP = "configuration.content-cache.settings", "configuration.app.managed"
+PROGRAM = {"Description": "a", "Token": "b"}
 TEST, UPDATE = "configuration.management.test", "configuration.softwareupdate.enforcement.specific"
 DATA = {"Reference": {"DataURL": "https://mdm.invalid/data", "Size": 3}}
 UNKNOWN_TYPE, UNKNOWN_KEYS = "Error.UnknownDeclarationType", "Error.UnknownPayloadKeys"
@@ -171,7 +180,28 @@ WRONG, NOT_WHOLE = "Error.ConfigurationCannotBeDeserialized", "Error.InvalidPayl
             "",
         ),
         ("configuration.extensible-sso", {**SSO, "PlatformSSO": {"Policies": {"Login": ["Never"]}}}, "27.0", WRONG),
-        ("configuration.content-cache.settings", {"anything": 1}, "27.0", ""),  # the table lacks its keys
+        (CACHE, {"AutoActivation": True, "ListenRanges": [{"first": "a", "last": "b"}], "Port": 0}, "27.0", ""),
+        (CACHE, {"anything": 1}, "27.0", UNKNOWN_KEYS),
+        (CACHE, {"ListenRanges": [{"first": "a"}]}, "27.0", WRONG),
+        (CACHE, {"ManagementReportingInterval": 59}, "27.0", WRONG),
+        (CACHE, {"ParentSelectionPolicy": "best"}, "27.0", WRONG),
+        (CACHE, {}, "26.6", UNKNOWN_TYPE),
+        (CACHE, {"AllowPersonalCaching": False, "AllowSharedCaching": False}, "27.0", WRONG),
+        (CACHE, {"ManagementSecurityConfig": "signedByCACert"}, "27.0", WRONG),
+        (APP, {}, "26.2", WRONG),
+        (APP, {"BundleID": "a", "AppStoreID": "1"}, "26.2", WRONG),
+        (APP, {"AppComposedIdentifier": "a"}, "26.2", ""),
+        ("configuration.softwareupdate.settings", {"Beta": {"RequireProgram": PROGRAM}}, "15.4", WRONG),
+        ("configuration.keyboard.settings", {"AllowDictation": False}, "26.4", ""),
+        ("configuration.keyboard.settings", {"AllowSlideToType": False}, "26.4", UNKNOWN_KEYS),  # of iOS
+        ("configuration.keyboard.settings", {}, "26.3", UNKNOWN_TYPE),
+        ("configuration.external-intelligence.settings", {"AllowedWorkspaceIDs": ["a"]}, "26.4", ""),
+        ("configuration.migration-assistant.settings", {"ShouldDoManagedMigration": True}, "26.4", WRONG),
+        ("configuration.safari.bookmarks", {}, "26.0", "Error.ConfigurationNotSupported"),  # of the user channel
+        ("configuration.softwareupdate.settings", {"Beta": {"ProgramEnrollment": "AlwaysOff"}}, "15.3", UNKNOWN_KEYS),
+        ("configuration.softwareupdate.settings", {"Beta": {"ProgramEnrollment": "AlwaysOff"}}, "15.4", ""),
+        ("configuration.package", {"ManifestURL": "https://a/", "UninstallBehavior": {}}, "26.6", UNKNOWN_KEYS),
+        ("configuration.package", {"ManifestURL": "https://a/", "UninstallBehavior": {"Remove": 1}}, "27.0", WRONG),
         ("configuration.account.mail", {}, "27.0", "Error.ConfigurationNotSupported"),  # of the user channel
         (UPDATE, {"TargetOSVersion": "27.0", "TargetLocalDateTime": "2027-01-01T00:00:00"}, "13.6", UNKNOWN_TYPE),
         (UPDATE, {"TargetOSVersion": "27.0"}, "26.4", WRONG),
@@ -222,6 +252,109 @@ def test_references_to_assets_by_the_schema() -> None:
     }
     each = Declaration("configuration", "x", "t", "com.apple.configuration.services.background-tasks", as_json(payload))
     assert asset_references(each, "15.1") == {"a", "b"}
+    config = {"DataAssetReference": "c", "Passwords": [{"Identifier": "x", "AssetReference": "d"}]}
+    payload = {"BundleID": "x", "AppConfig": config, "ExtensionConfigs": {"com.example.x": {"DataAssetReference": "e"}}}
+    each = Declaration("configuration", "x", "t", "com.apple.configuration.app.managed", as_json(payload))
+    assert faults_of(each, "27.0", "device") == []
+    assert asset_references(each, "27.0") == {"c", "d", "e"}
+
+
+def test_asset_has_to_be_of_the_type_that_the_reference_allows() -> None:
+    certificate = declaration("asset.credential.certificate", "asset", Reference={"DataURL": "https://mdm.invalid/a"})
+    test = declaration(TEST, "test", Echo="a", EchoDataAssetReference="asset")
+    device, server = mac(), Server(certificate, test, activation("test"))
+    server.files["https://mdm.invalid/a"] = b"data"
+    server.synchronise(device)
+    assert server.states["test"] == (False, "invalid", ["Error.ConfigurationCannotBeApplied"])
+    server.token, server.declarations["asset"] = "2", declaration("asset.data", "asset", "u", **certificate["Payload"])
+    server.synchronise(device)
+    assert server.states["test"][:2] == (True, "valid")
+
+
+@pytest.mark.parametrize("fact", KEYS_OF_ONE_CHANNEL, ids=lambda fact: f"{fact.message}:{fact.path}")
+def test_key_of_the_other_channel_is_unknown(fact: Fact) -> None:
+    channels = {channel: fact.is_on(channel) for channel in ("device", "user")}
+    assert sorted(channels.values()) == [False, True]
+    *above, name = fact.path.split("/")
+    payload: Any = {name: {"array": [], "boolean": True, "dictionary": {}}[fact.type]}
+    for key in reversed(above):
+        payload = {key: payload}
+    each = Declaration("configuration", "x", "t", fact.message, as_json(payload))
+    for channel, known in channels.items():
+        unknown = [
+            why["details"]["UnknownPayloadKeys"]
+            for why in faults_of(each, "27.0", channel)
+            if why["code"] == UNKNOWN_KEYS
+        ]
+        assert unknown == ([] if known else [[fact.path.replace("/", ".")]])
+
+
+def test_mac_without_supervision_refuses_configurations_and_says_why() -> None:
+    server = Server(declaration(TEST, "test", Echo="a"), subscription("device.model.family"), activation("test"))
+    device = mac("27.0")
+    device.settings.automated = device.supervised_by_profile = False
+    server.synchronise(device)
+    assert server.states["test"] == (False, "invalid", ["Error.ConfigurationNotSupported"])
+    assert server.states["activation"][1] == "valid"
+    capabilities = server.reports[-1]["StatusItems"]["management"]["client-capabilities"]
+    supported = capabilities["supported-payloads"]
+    assert supported["declarations"]["configurations"] == []
+    assert "com.apple.activation.simple" in supported["declarations"]["activations"]
+    assert supported["status-items"] == ["management.client-capabilities", "management.declarations"]
+    assert problems(server.reports[-1], of_kind("protocol")["StatusReport"].request) == []
+
+
+def legacy_profile(*payload_uuids: str, profile_uuid: str = "P") -> bytes:
+    def keys(kind: str, uuid: str) -> dict[str, Any]:
+        return {"PayloadType": kind, "PayloadIdentifier": f"com.example.{uuid}", "PayloadUUID": uuid}
+
+    content = [{**keys("com.example.other", uuid), "PayloadVersion": 1} for uuid in payload_uuids]
+    return plistlib.dumps({**keys("Configuration", profile_uuid), "PayloadVersion": 1, "PayloadContent": content})
+
+
+@pytest.mark.parametrize(
+    ("blob", "taken"),
+    [
+        (legacy_profile("A", "B"), True),
+        (legacy_profile("A"), False),
+        (legacy_profile("B", "A"), False),
+    ],
+)
+def test_declaration_takes_over_the_profile_of_a_command_that_is_like_its_own(blob: bytes, taken: bool) -> None:
+    """Source: Apple's page of LegacyProfile, "Transition profiles from MDM"."""
+
+    def installed(octets: bytes) -> Result:
+        steps = carry_out(device, Command("x", "InstallProfile", {"Payload": octets}))
+        assert not isinstance(steps, Result)
+        need = advance(steps, None)
+        assert isinstance(need, Done)
+        assert isinstance(need.value, Result)
+        return need.value
+
+    device, url = mac("27.0"), "https://mdm.invalid/p"
+    assert installed(legacy_profile("A", "B")).status is Status.ACKNOWLEDGED
+    server = Server(declaration("configuration.legacy", "legacy", ProfileURL=url), activation("legacy"))
+    server.files[url] = blob
+    server.synchronise(device)
+    assert server.states["legacy"][:2] == ((True, "valid") if taken else (False, "invalid"))
+    (profile,) = device.profiles
+    assert profile.is_declared is taken
+    assert [each["PayloadUUID"] for each in profile.listed["PayloadContent"]] == ["A", "B"]
+    again = installed(legacy_profile("A", "B"))  # no command changes what a declaration has
+    assert [error.code for error in again.errors][1:] == ([12013] if taken else [])
+    server.token, server.declarations = "2", {}
+    server.synchronise(device)
+    assert len(list(device.profiles)) == (0 if taken else 1)
+
+
+def test_configuration_of_content_caching_turns_it_on_and_off() -> None:
+    device, server = mac("27.0"), Server(declaration(CACHE, "cache", AutoActivation=True), activation("cache"))
+    server.synchronise(device)
+    assert server.states["cache"] == (True, "valid", [])
+    assert status_value(device, "content-cache.status")["active"] is True
+    server.token, server.declarations["cache"] = "2", declaration(CACHE, "cache", "u", DenyActivation=True)
+    server.synchronise(device)
+    assert status_value(device, "content-cache.status")["active"] is False
 
 
 # Status.
@@ -416,6 +549,104 @@ def test_declared_apps_and_packages_show_their_state() -> None:
     assert {app.identifier for app in device.system.apps} == {"com.example.tool"}
 
 
+@pytest.mark.parametrize("removed", [True, False])
+def test_package_is_updated_by_its_version_and_removed_as_it_was_installed(removed: bool) -> None:
+    """Source: Apple, "Installing packages"."""
+    url, content = "https://mdm.invalid/", b"a package"
+    assets = [{"kind": "software-package", "url": f"{url}pkg", "sha256-hash": hashlib.sha256(content).hexdigest()}]
+
+    def manifest(version: str) -> bytes:
+        metadata = {"kind": "software", "bundle-identifier": "tool", "bundle-version": version, "title": "Tool"}
+        return plistlib.dumps({"items": [{"assets": assets, "metadata": metadata}]})
+
+    def package(token: str, *, remove: bool) -> dict[str, Any]:
+        keys = {"InstallBehavior": {"Install": "Required"}, "UninstallBehavior": {"Remove": remove}}
+        return declaration("configuration.package", "package", token, ManifestURL=f"{url}manifest", **keys)
+
+    device, server = mac("27.0"), Server(package("1", remove=removed), activation("package"))
+    server.files = {f"{url}manifest": manifest("1"), f"{url}pkg": content}
+    server.synchronise(device)
+    assert server.states["package"] == (True, "valid", [])
+    server.token, server.declarations["package"] = "2", package("2", remove=not removed)
+    server.synchronise(device)  # the version is installed: nothing is downloaded, and nothing else changes
+    assert server.asked.count(f"{url}pkg") == 1
+    assert [(app.version, app.removable) for app in device.system.apps] == [("1", removed)]
+    server.token, server.declarations["package"] = "3", package("3", remove=removed)
+    server.files[f"{url}manifest"] = manifest("2")
+    server.synchronise(device)
+    assert server.asked.count(f"{url}pkg") == 2
+    assert device.system.unenrolled().apps == (() if removed else device.system.apps)
+    server.token, server.declarations = "4", {}
+    server.synchronise(device)
+    assert [app.version for app in device.system.apps] == ([] if removed else ["2"])
+
+
+def test_accounts_and_unresolved_groups_are_listed_while_their_configurations_are_in_effect() -> None:
+    def connection(uuid: str) -> dict[str, Any]:
+        keys = {"DisplayName": "a", "HostName": "a", "DisplayConfiguration": {"DisplayType": "Virtual1"}}
+        return declaration("configuration.screensharing.connection", uuid, ConnectionUUID=uuid, **keys)
+
+    host = {"AuthenticationMethod": "None", "Port": 993}
+    incoming, outgoing = {**host, "HostName": "in", "ServerType": "IMAP"}, {**host, "HostName": "out"}
+    group = {"ConnectionGroupUUID": "G", "GroupName": "a", "Members": ["one", "two"]}
+    server = Server(
+        declaration("configuration.account.caldav", "calendar", HostName="cal", VisibleName="Work"),
+        declaration("configuration.account.mail", "mail", IncomingServer=incoming, OutgoingServer=outgoing),
+        declaration("configuration.screensharing.connection.group", "group", **group),
+        connection("one"),
+        activation("calendar", "mail", "group", "one"),
+    )
+    device = mac("27.0")
+    user = UserDevice(device, Account.of(device.mac, network=False), Session(device.mac.udid, lambda: 0.0))
+    server.synchronise(user)
+    names = [f"account.list.{kind}" for kind in ("caldav", "mail.incoming", "mail.outgoing", "ldap")]
+    names.append("screensharing.connection.group.unresolved-connection")
+    values = {name: status_value(user, name) for name in names}
+    for name, value in values.items():
+        assert problems({name: value}, of_kind("status")[name].request, release="27.0", channel="user") == []
+    shown = [[item.get("hostname", item["identifier"]) for item in value] for value in values.values()]
+    assert shown == [["cal"], ["in"], ["out"], [], ["G"]]
+    assert values[names[0]][0]["visible-name"] == "Work"
+    assert values[names[-1]][0]["unresolved_connections"] == ["two"]
+    server.token = "2"
+    server.declarations |= {"two": connection("two"), "activation": activation("group", "one", "two")}
+    server.declarations["activation"]["ServerToken"] = "u"
+    server.synchronise(user)
+    assert [status_value(user, name) for name in names] == [[], [], [], [], []]
+
+
+def test_states_of_the_configurations_of_an_app_and_its_extensions() -> None:
+    keys = {"AppConfig": {}, "ExtensionConfigs": {"com.example.extension": {}}}
+    device, server = mac("27.0"), Server(declaration(APP, "app", BundleID="com.example.app", **keys), activation("app"))
+    server.synchronise(device)
+    (item,) = status_value(device, "app.managed.list")
+    valid = {"state": "valid"}
+    assert item["config-state"] == {
+        "app-config-state": valid,
+        "extension-config-state": {"com.example.extension": valid},
+    }
+    assert problems({"app.managed.list": [item]}, of_kind("status")["app.managed.list"].request, release="27.0") == []
+
+
+def test_app_of_a_composed_identifier_is_managed_once_it_is_installed_in_another_way() -> None:
+    """Source: Apple's page of AppManaged, AppComposedIdentifier."""
+    required = {"InstallBehavior": {"Install": "Required"}}
+    named = declaration(APP, "app", AppComposedIdentifier="com.example.tool (TEAM)", **required)
+    device, server = mac(), Server(named, subscription("app.managed.list"), activation("app", "subscription"))
+    server.synchronise(device)
+    (item,) = server.reports[-1]["StatusItems"]["app"]["managed"]["list"]
+    assert (item["identifier"], item["state"]) == ("com.example.tool", "not-present")
+    assert device.system.apps == ()
+    assert not is_changed(device)
+    device.system = device.system.with_app(App(identifier="com.example.tool", status=INSTALLED, version="3"))
+    assert is_changed(device)
+    server.refresh(device)
+    (item,) = server.reports[-1]["StatusItems"]["app"]["managed"]["list"]
+    assert item["state"] == "managed"
+    assert [(app.version, app.declared) for app in device.system.apps] == [("3", True)]
+    assert not is_changed(device)
+
+
 def order(identifier: str, version: str, date: str) -> dict[str, Any]:
     return declaration(UPDATE, identifier, TargetOSVersion=version, TargetLocalDateTime=date)
 
@@ -452,8 +683,9 @@ def test_declarations_of_the_user_leave_the_update_of_the_mac_alone() -> None:
     assert device.update == before
 
 
-def test_date_that_is_none() -> None:
-    device, server = mac(), Server(order("update", "27.0", "tomorrow"), activation("update"))
+@pytest.mark.parametrize(("version", "date"), [("27.0", "tomorrow"), ("latest", "2027-03-01T00:00:00")])
+def test_date_or_version_that_is_none(version: str, date: str) -> None:
+    device, server = mac(), Server(order("update", version, date), activation("update"))
     server.synchronise(device)
     assert server.states["update"] == (False, "invalid", ["Error.ConfigurationIsInvalid"])
     assert device.update is None

@@ -53,6 +53,13 @@ class MacSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             "authenticates them with UserAuthenticate; their password is `lom-agent`."
         ),
     ] = 0.0
+    supervised: Annotated[
+        Share,
+        key(
+            "The share of Macs that an enrollment with a profile supervises, as it does from macOS 11 on. The others "
+            "refuse what Apple has for supervised Macs only. Automated Device Enrollment supervises every Mac."
+        ),
+    ] = 1.0
     per_user_connections: Annotated[
         PerUserConnections,
         key(

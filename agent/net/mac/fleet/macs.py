@@ -11,7 +11,7 @@ from agent.device.stored.packed import IdleStore
 from agent.device.users.channel import Account, UserDevice
 from agent.fleet.chance import Chance
 from agent.fleet.durations import Duration, Durations, parse_duration
-from agent.fleet.population import NoSuchMacError, Population
+from agent.fleet.population import Mac, NoSuchMacError, Population
 from agent.lom.link import LIMITS
 from agent.lom.power import PowerChoices
 from agent.mdm.session import Session
@@ -50,6 +50,7 @@ class FleetBehaviour:
     power: PowerChoices = _DEFAULTS.power
     users: float = _DEFAULTS.users
     network_users: float = _DEFAULTS.network_users
+    supervised: float = _DEFAULTS.supervised
     per_user_connections: PerUserConnections = _DEFAULTS.per_user_connections
 
     @classmethod
@@ -66,6 +67,7 @@ class FleetBehaviour:
             power=settings.power,
             users=settings.users,
             network_users=settings.network_users,
+            supervised=settings.supervised,
             per_user_connections=settings.per_user_connections,
         )
 
@@ -247,10 +249,16 @@ class Fleet:
             refused_retries=behaviour.refused_retries,
             not_now=self._not_now(not_now),
             per_user_connections=behaviour.per_user_connections,
+            supervised_by_profile=self._is_supervised(mac),
             chances=tuple(chances),
         )
         device.user = self._user(device, jitter)
         return device
+
+    def _is_supervised(self, mac: Mac) -> bool:
+        """Whether an enrollment with a profile supervises this Mac."""
+        share = self._behaviour.supervised
+        return share >= 1.0 or Chance(mac.source, mac.index, b"supervised")() < share
 
     def _user(self, device: Device, jitter: Chance) -> UserDevice | None:
         """The user who is logged in on a new Mac; None if nobody is."""

@@ -236,3 +236,9 @@ def test_key_of_a_connected_mac_is_freed_beyond_the_memory_alone(run_in_reactor:
             assert client.is_idle
 
     run_in_reactor(scenario())
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, {False}), (0.5, {False, True}), (1.0, {True})])
+def test_share_of_supervised_macs(share: float, expected: set[bool]) -> None:
+    macs = Fleet(Population("lazy", 20), Stack(1).environment, FleetBehaviour(supervised=share))
+    assert {client.device.supervised for client in macs} == expected
