@@ -284,13 +284,14 @@ class HTTPConnection:
 
     def _encoded(self) -> bytes:
         """The bytes of the request; of its first frames in HTTP/2, as far as the server allows."""
-        if self._request is None:
+        request, http2 = self._request, self._http2
+        if request is None:
             raise MisuseError("_encoded() called without a request")
-        if self._http2 is None:
+        if http2 is None:
             self._reader = ResponseReader()
-            return self._request.http1()
-        self._http2.request(self._request)
-        return self._http2.take()
+            return request.http1()
+        http2.request(request)
+        return http2.take()
 
     def _write(self, octets: bytes) -> None:
         if self._stream is not None and octets:
@@ -406,8 +407,9 @@ class HTTPConnection:
 
     def received(self, octets: bytes) -> None:
         """Bytes of the response arrived."""
-        if self._http2 is not None:
-            self._received_http2(self._http2, octets)
+        http2 = self._http2
+        if http2 is not None:
+            self._received_http2(http2, octets)
             return
         if self._reader is None:  # bytes without a request
             self.close()
@@ -425,7 +427,7 @@ class HTTPConnection:
 
     def _received_http2(self, http2: HTTP2Client, octets: bytes) -> None:
         """Bytes arrived: of the response, or frames that need no request."""
-        started = http2.started
+        timed = self._stage is not None and not http2.started
         try:
             response = http2.receive(octets)
         except StreamReset as error:
@@ -435,7 +437,7 @@ class HTTPConnection:
             if self._request is not None:
                 self._failed(error)
         else:
-            if self._stage is not None and http2.started and not started:
+            if timed and http2.started and self._stage is not None:
                 self._stage("first_byte", self._reactor.seconds() - self._sent_at)
             if response is not None:
                 if self._request is not None and self._request.head.closes:
@@ -443,7 +445,9 @@ class HTTPConnection:
                 self._complete(response)  # the next request takes what http2 has to send along
         if self._http2 is not http2:
             return
-        self._write(http2.take())
+        rest = http2.take()
+        if rest:
+            self._write(rest)
         if http2.going_away and not http2.waiting and self._http2 is http2:  # GOAWAY between two requests
             self._close_stream()
 

@@ -30,6 +30,7 @@ from agent.net.http.http2_frames import (
     PUSH_PROMISE,
     RST_STREAM,
     SETTINGS,
+    UPDATE_BYTES,
     WINDOW_UPDATE,
     ErrorCode,
     HTTP2Malformed,
@@ -39,6 +40,7 @@ from agent.net.http.http2_frames import (
     goaway,
     header_frames,
     increment_of,
+    leading_update,
     numbers,
     rst_stream,
     settings,
@@ -59,6 +61,7 @@ _BYTES_A_FRAME = 256  # ours: … and one more for so many bytes of the request'
 # More than the longest body, so that a longer one is noticed; the connection's window is then renewed by half of it.
 _STREAM_WINDOW = MAX_BODY_BYTES + MAX_FRAME_BYTES
 _WINDOW = 2 * MAX_BODY_BYTES
+_LAST_STREAM = MAX_STREAM - 1  # no request follows the one on it
 _DEFAULT_TABLE = 4096  # RFC 9113, 6.5.2
 
 _OPENING = (
@@ -106,6 +109,7 @@ class HTTP2Client:
         "going_away",
         "started",
         "unprocessed",
+        "usable",
         "waiting",
     )
 
@@ -134,11 +138,10 @@ class HTTP2Client:
         self.started = False  # a part of the answer arrived
         self.unprocessed = False  # the server did not process the request: it can be sent again on another connection
         self.going_away = False  # the connection ends after the answer
+        self.usable = True  # another request can be sent on the connection
 
-    @property
-    def usable(self) -> bool:
-        """Whether another request can be sent on the connection."""
-        return not (self.waiting or self.going_away) and self._max_streams > 0 and self._stream + 2 <= MAX_STREAM
+    def _set_usable(self) -> None:
+        self.usable = not (self.waiting or self.going_away) and self._max_streams > 0 and self._stream < _LAST_STREAM
 
     def request(self, request: Request) -> None:
         """Send a request. The first one follows the connection's preface, before the server's SETTINGS are known."""
@@ -146,26 +149,31 @@ class HTTP2Client:
             raise MisuseError("request() on an HTTP/2 connection that takes none")
         if self._stream < 0:
             self._out.append(_OPENING)
-        self._stream += 2
+        self._stream = stream = self._stream + 2
         self.waiting = True
         self._received = self._interims = self._padding = self._frames = 0
-        self.started = self.unprocessed = False
-        block, body = request.field_block(), request.body
+        self.usable = self.started = self.unprocessed = False
+        head, body, headers = request
+        block = head.field_block(body, headers)
         if self._shrink_table:
             block, self._shrink_table = EMPTY_TABLE + block, False
-        self._frames_allowed = MAX_FRAMES + len(body or b"") // _BYTES_A_FRAME
-        if body and len(block) <= MAX_FRAME_BYTES and self._sender.fits(self._stream, len(body)):
-            self._out.append(whole_request(self._stream, block, body))
+        size = len(body) if body else 0
+        self._frames_allowed = MAX_FRAMES + size // _BYTES_A_FRAME
+        if body and len(block) <= MAX_FRAME_BYTES and self._sender.fits(stream, size):
+            self._out.append(whole_request(stream, block, body))
             return
-        self._out += header_frames(self._stream, block, end_stream=not body)
-        self._sender.begin(self._stream, body)
+        self._out += header_frames(stream, block, end_stream=not body)
+        self._sender.begin(stream, body)
 
     def take(self) -> bytes:
         """The bytes to be sent; they are whole frames."""
-        if not self._out:
+        out = self._out
+        if not out:
             return b""
-        octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-        self._out.clear()
+        if len(out) == 1:
+            return out.pop()
+        octets = b"".join(out)
+        out.clear()
         return octets
 
     def leave(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
@@ -173,21 +181,25 @@ class HTTP2Client:
         if not self.going_away or code:
             self._out.append(goaway(code))
         self.going_away = True
+        self.usable = False
 
     def receive(self, octets: bytes) -> Response | None:
         """Take bytes; the response once it is whole. Raises ResponseMalformed, and StreamReset.
 
         A server that breaks the protocol after the end of its response: the response counts, and ``going_away`` is set.
         """
-        waiting = self.waiting
+        waiting, at = self.waiting, 0
         try:
-            self._receive(octets)
+            if waiting and not (self.started or self._buffer) and self._greeted and self._block is None:
+                at = self._read_common(octets)
+            if at < len(octets):
+                self._receive(octets, at)
         except ResponseMalformed as error:
             self.leave(_code_of(error))
             if not waiting or self.waiting:
                 raise
-        reset, self._reset = self._reset, None
-        if reset is not None:
+        if self._reset is not None:
+            reset, self._reset = self._reset, None
             raise reset
         return self._response() if waiting and not self.waiting else None
 
@@ -197,18 +209,18 @@ class HTTP2Client:
             self._cancelled = self._stream
             self._out.append(rst_stream(self._stream, ErrorCode.CANCEL))
         self._frames, self._frames_allowed = 0, MAX_IDLE_FRAMES
-        response = Response(self._head.status, self._head.headers, bytes(self._body), self.usable)
+        self._set_usable()
+        (status, headers, _), body = self._head, bytes(self._body)
         self._head, self._body = NO_HEAD, b""
-        return response
+        return Response(status, headers, body, self.usable)
 
-    def _receive(self, octets: bytes) -> None:
+    def _receive(self, octets: bytes, at: int) -> None:
         if self._buffer:
             self._buffer += octets  # in place: it is a bytearray
             if len(self._buffer) < self._needed:
                 return
             octets, self._buffer = bytes(self._buffer), b""
-        at, end = self._read_common(octets), len(octets)
-        needed = FRAME_HEADER_BYTES
+        end, needed = len(octets), FRAME_HEADER_BYTES
         while end - at >= FRAME_HEADER_BYTES:
             head, flags, stream = FRAME_HEADER.unpack_from(octets, at)
             kind, length = head & 0xFF, head >> 8
@@ -227,16 +239,28 @@ class HTTP2Client:
             self._needed = needed
 
     def _read_common(self, octets: bytes) -> int:
-        """Read an answer in the form that most have; returns where it ends, or 0 for any other bytes."""
-        if not self.waiting or self._head.status or self._block is not None or not self._greeted:
-            return 0
-        found = common_answer(octets, self._stream, self._max_body)
-        if found is None or self._consumed + len(found.body) >= _WINDOW // 2:
-            return 0
-        self._consumed += len(found.body)
-        self._head, self._body = found.head, found.body
+        """Read an answer in the form that most have; returns where it ends, or where any other bytes begin.
+
+        It is called at the start of a frame, while nothing of the answer was read.
+        """
+        stream, at = self._stream, 0
+        increment = leading_update(octets, stream)
+        if increment:
+            self._count()
+            self._sender.window_update(stream, increment)
+            at = UPDATE_BYTES
+            if len(octets) == at:
+                return at
+        found = common_answer(octets, at, stream, self._max_body)
+        if found is None:
+            return at
+        head, start, stop = found
+        consumed = self._consumed + stop - start
+        if consumed >= _WINDOW // 2:
+            return at
+        self._consumed, self._head, self._body = consumed, head, octets[start:stop]
         self.started, self.waiting = True, False
-        return found.end
+        return stop
 
     def _frame(self, kind: int, flags: int, stream: int, octets: bytes, at: int, stop: int) -> None:
         if self._block is not None and (kind != CONTINUATION or stream != self._block_stream):
@@ -403,6 +427,7 @@ class HTTP2Client:
                     self._shrink_table = self._shrink_table or value < _DEFAULT_TABLE
                 case Setting.MAX_CONCURRENT_STREAMS:
                     self._max_streams = value
+                    self._set_usable()
                 case Setting.INITIAL_WINDOW_SIZE:
                     self._sender.initial_window(value)
                 case Setting.ENABLE_PUSH if value:
@@ -413,7 +438,7 @@ class HTTP2Client:
 
     def _goaway(self, payload: bytes) -> None:
         last, code = numbers(payload, 2, "GOAWAY")
-        self.going_away = True
+        self.going_away, self.usable = True, False
         if self.waiting and self._stream > last & MAX_STREAM:
             self._fail(f"the server ended the connection without processing the request: GOAWAY, {code_name(code)}")
             self.unprocessed = True
@@ -432,6 +457,7 @@ class HTTP2Client:
         self._sender.stop()
         self.waiting = False
         self._head, self._body = NO_HEAD, b""
+        self._set_usable()
         self._reset = StreamReset(text)
 
 

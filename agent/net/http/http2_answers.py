@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from agent.net.http.http2_fields import NO_BODY, ResponseHead, response_head
 from agent.net.http.http2_frames import (
     DATA,
@@ -15,37 +13,37 @@ from agent.net.http.http2_frames import (
     MAX_FRAME_BYTES,
 )
 
-
-class CommonAnswer(NamedTuple):
-    """``end`` is where it ends in the bytes."""
-
-    head: ResponseHead
-    body: bytes
-    end: int
+_TWO_HEADERS = 2 * FRAME_HEADER_BYTES
+_unpack = FRAME_HEADER.unpack_from
 
 
-def common_answer(octets: bytes, stream: int, max_body: int) -> CommonAnswer | None:
-    """The answer at the start of ``octets``: one HEADERS and one DATA frame, without padding. None: another form.
+def common_answer(octets: bytes, at: int, stream: int, max_body: int) -> tuple[ResponseHead, int, int] | None:
+    """The answer at ``at`` in ``octets``: one HEADERS and one DATA frame, without padding. None: another form.
 
-    What is malformed has another form, too, except for the header section. Raises ResponseMalformed.
+    Its head, and where its body begins and ends. What is malformed has another form, too, except for the header
+    section. Raises ResponseMalformed.
     """
-    if len(octets) < 2 * FRAME_HEADER_BYTES:
+    end = len(octets)
+    if end - at < _TWO_HEADERS:
         return None
-    head, flags, found = FRAME_HEADER.unpack_from(octets)
-    if head & 0xFF != HEADERS or flags != END_HEADERS or found != stream or head >> 8 > MAX_FRAME_BYTES:
+    head, flags, found = _unpack(octets, at)
+    size = head >> 8
+    if head & 0xFF != HEADERS or flags != END_HEADERS or found != stream or size > MAX_FRAME_BYTES:
         return None
-    at = FRAME_HEADER_BYTES + (head >> 8)
+    block = at + FRAME_HEADER_BYTES
+    at = block + size
     start = at + FRAME_HEADER_BYTES
-    if start > len(octets):
+    if start > end:
         return None
-    data, flags, found = FRAME_HEADER.unpack_from(octets, at)
-    size = data >> 8
-    if data & 0xFF != DATA or flags != END_STREAM or found != stream or size > min(max_body, MAX_FRAME_BYTES):
+    head, flags, found = _unpack(octets, at)
+    size = head >> 8
+    if head & 0xFF != DATA or flags != END_STREAM or found != stream or size > MAX_FRAME_BYTES or size > max_body:
         return None
-    end = start + size
-    if end > len(octets):
+    stop = start + size
+    if stop > end:
         return None
-    fields = response_head(octets[FRAME_HEADER_BYTES:at])
-    if fields.status < 200 or fields.status in NO_BODY or fields.length not in (None, size):
+    fields = response_head(octets[block:at])
+    status, _, length = fields
+    if status < 200 or status in NO_BODY or (length is not None and length != size):
         return None
-    return CommonAnswer(fields, octets[start:end], end)
+    return fields, start, stop

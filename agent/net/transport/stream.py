@@ -39,6 +39,7 @@ from agent.net.transport.errors import (
     ended,
     handshake_error,
 )
+from agent.net.transport.openssl_direct import RECEIVE_BYTES, handle_of, receive, send
 from agent.net.transport.plain import PlainConnection
 from agent.net.transport.tls import Check, forget_errors
 from agent.pki.verify import PeerRejected
@@ -46,7 +47,7 @@ from agent.pki.verify import PeerRejected
 _BYTES_A_TURN = 256 * 1024  # written per turn of the reactor, so that its other descriptors are served, too
 _CORK = getattr(socket, "TCP_CORK", None)  # Linux, tcp(7): what is written leaves with the end of the connection
 _IP_BIND_ADDRESS_NO_PORT = 24  # Linux, ip(7): the port is chosen when the peer is known; Python names it from 3.12
-_RECEIVE_BYTES = 65536  # more than one TLS record (16 KiB), so that OpenSSL keeps no rest of one
+_RECORD_BYTES = 16384  # RFC 8446, 5.1: what is not longer leaves in one piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class TLSStream:
 
     __slots__ = (
         "_due",
+        "_handle",
         "_heard",
         "_out",
         "_owner",
@@ -124,6 +126,7 @@ class TLSStream:
         self._reactor = reactor
         self._socket = sock
         self.tls = tls
+        self._handle = handle_of(tls)
         self.check = check
         self._owner = owner
         self._timeouts = timeouts
@@ -291,7 +294,8 @@ class TLSStream:
     def _receive(self) -> bool:
         """Read once; return whether there were bytes."""
         try:
-            octets = self.tls.recv(_RECEIVE_BYTES)
+            handle = self._handle
+            octets = self.tls.recv(RECEIVE_BYTES) if handle is None else receive(self.tls, handle)
         except (SSL.WantReadError, SSL.WantWriteError):
             return False
         except SSL.ZeroReturnError:
@@ -311,25 +315,32 @@ class TLSStream:
         After a failed write OpenSSL reads no more, and what the peer sent before it closed (an alert, an early
         response) would be lost. So pending input is read first.
         """
-        rest = memoryview(self._out)
-        end = min(len(rest), self._sent + _BYTES_A_TURN)
-        careful = not self._heard
+        octets = self._out
         try:
-            while self._sent < end and not (careful and self._input_pending()):
-                self._sent += self.tls.send(rest[self._sent :])
-                careful = True
+            if self._handle is not None and self._heard and not self._sent and 0 < len(octets) <= _RECORD_BYTES:
+                self._sent = send(self.tls, self._handle, octets)
+            else:
+                self._send_much(memoryview(octets))
         except (SSL.WantWriteError, SSL.WantReadError):
             self._want_write(True)
             return
         except SSL.Error as error:
             self._lose(broken(error, before_any_answer=not self._heard))
             return
-        if self._sent < len(rest):
+        if self._sent < len(octets):
             self._want_write(True)
         else:
             self._out = b""
             self._sent = 0
-            self._want_write(False)
+            if self._writing:
+                self._want_write(False)
+
+    def _send_much(self, rest: memoryview) -> None:
+        end = min(len(rest), self._sent + _BYTES_A_TURN)
+        careful = not self._heard
+        while self._sent < end and not (careful and self._input_pending()):
+            self._sent += self.tls.send(rest[self._sent :])
+            careful = True
 
     def _input_pending(self) -> bool:
         """Whether bytes or the end of the stream can be read. Raises SysCallError: the system reports an error once."""
