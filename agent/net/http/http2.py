@@ -9,7 +9,7 @@ from __future__ import annotations
 from agent.errors import MisuseError
 from agent.net.http.hpack import EMPTY_TABLE
 from agent.net.http.http1 import MAX_BODY_BYTES, MAX_INTERIM_RESPONSES, Response, ResponseMalformed, ResponseTooLong
-from agent.net.http.http2_answers import common_answer
+from agent.net.http.http2_answers import CommonAnswer, common_answer
 from agent.net.http.http2_fields import NO_BODY, NO_HEAD, check_trailers, response_head
 from agent.net.http.http2_frames import (
     ACK,
@@ -30,7 +30,6 @@ from agent.net.http.http2_frames import (
     PUSH_PROMISE,
     RST_STREAM,
     SETTINGS,
-    UPDATE_BYTES,
     WINDOW_UPDATE,
     ErrorCode,
     HTTP2Malformed,
@@ -40,7 +39,6 @@ from agent.net.http.http2_frames import (
     goaway,
     header_frames,
     increment_of,
-    leading_update,
     numbers,
     rst_stream,
     settings,
@@ -93,9 +91,11 @@ class HTTP2Client:
         "_consumed",
         "_frames",
         "_frames_allowed",
+        "_fresh",
         "_greeted",
         "_head",
         "_interims",
+        "_longest",
         "_max_body",
         "_max_streams",
         "_needed",
@@ -115,6 +115,7 @@ class HTTP2Client:
 
     def __init__(self, max_body: int = MAX_BODY_BYTES) -> None:
         self._max_body = max_body
+        self._longest = min(max_body, MAX_FRAME_BYTES)  # body of an answer that is read at once
         self._out: list[bytes] = []
         self._sender = BodySender(self._out)
         self._buffer: bytes | bytearray = b""  # the beginning of a frame
@@ -133,6 +134,7 @@ class HTTP2Client:
         self._shrink_table = False  # the server allows less than the table that HPACK begins with
         self._frames = 0
         self._frames_allowed = MAX_FRAMES
+        self._fresh = False  # of the answer nothing arrived, and what comes next begins with a frame
         self._reset: StreamReset | None = None
         self.waiting = False  # a request has no whole answer yet
         self.started = False  # a part of the answer arrived
@@ -143,8 +145,11 @@ class HTTP2Client:
     def _set_usable(self) -> None:
         self.usable = not (self.waiting or self.going_away) and self._max_streams > 0 and self._stream < _LAST_STREAM
 
-    def request(self, request: Request) -> None:
-        """Send a request. The first one follows the connection's preface, before the server's SETTINGS are known."""
+    def request(self, request: Request) -> bool:
+        """Send a request; returns whether it has a body and all of it is sent.
+
+        The first one follows the connection's preface, before the server's SETTINGS are known.
+        """
         if not self.usable:
             raise MisuseError("request() on an HTTP/2 connection that takes none")
         if self._stream < 0:
@@ -161,9 +166,12 @@ class HTTP2Client:
         self._frames_allowed = MAX_FRAMES + size // _BYTES_A_FRAME
         if body and len(block) <= MAX_FRAME_BYTES and self._sender.fits(stream, size):
             self._out.append(whole_request(stream, block, body))
-            return
+            self._fresh = self._greeted and not self._buffer and self._block is None
+            return True
+        self._fresh = False
         self._out += header_frames(stream, block, end_stream=not body)
         self._sender.begin(stream, body)
+        return bool(body) and not self._sender.pending
 
     def take(self) -> bytes:
         """The bytes to be sent; they are whole frames."""
@@ -188,12 +196,13 @@ class HTTP2Client:
 
         A server that breaks the protocol after the end of its response: the response counts, and ``going_away`` is set.
         """
-        waiting, at = self.waiting, 0
+        waiting = self.waiting
         try:
-            if waiting and not (self.started or self._buffer) and self._greeted and self._block is None:
-                at = self._read_common(octets)
-            if at < len(octets):
-                self._receive(octets, at)
+            if self._fresh:
+                answer = common_answer(octets, self._stream, self._longest)
+                if answer is not None and self._consumed + len(answer[3]) < _WINDOW // 2:
+                    return self._common_response(answer)
+            self._receive(octets)
         except ResponseMalformed as error:
             self.leave(_code_of(error))
             if not waiting or self.waiting:
@@ -202,6 +211,18 @@ class HTTP2Client:
             reset, self._reset = self._reset, None
             raise reset
         return self._response() if waiting and not self.waiting else None
+
+    def _common_response(self, answer: CommonAnswer) -> Response:
+        increment, status, headers, body = answer
+        if increment:
+            self._count()
+            self._sender.window_update(self._stream, increment)
+        self._consumed += len(body)
+        self._frames, self._frames_allowed = 0, MAX_IDLE_FRAMES
+        self._fresh = self.waiting = False
+        self.started = True
+        self._set_usable()
+        return Response(status, headers, body, self.usable)
 
     def _response(self) -> Response:
         if self._sender.pending:  # RFC 9113, 8.1: an answer before the whole request was sent
@@ -214,13 +235,13 @@ class HTTP2Client:
         self._head, self._body = NO_HEAD, b""
         return Response(status, headers, body, self.usable)
 
-    def _receive(self, octets: bytes, at: int) -> None:
+    def _receive(self, octets: bytes) -> None:
         if self._buffer:
             self._buffer += octets  # in place: it is a bytearray
             if len(self._buffer) < self._needed:
                 return
             octets, self._buffer = bytes(self._buffer), b""
-        end, needed = len(octets), FRAME_HEADER_BYTES
+        at, end, needed = 0, len(octets), FRAME_HEADER_BYTES
         while end - at >= FRAME_HEADER_BYTES:
             head, flags, stream = FRAME_HEADER.unpack_from(octets, at)
             kind, length = head & 0xFF, head >> 8
@@ -233,34 +254,12 @@ class HTTP2Client:
                 needed = FRAME_HEADER_BYTES + length
                 break
             at = start + length
+            self._fresh = self._fresh and kind == WINDOW_UPDATE
             self._frame(kind, flags, stream & MAX_STREAM, octets, start, at)
         if at < end:
+            self._fresh = False
             self._buffer = bytearray(octets[at:])
             self._needed = needed
-
-    def _read_common(self, octets: bytes) -> int:
-        """Read an answer in the form that most have; returns where it ends, or where any other bytes begin.
-
-        It is called at the start of a frame, while nothing of the answer was read.
-        """
-        stream, at = self._stream, 0
-        increment = leading_update(octets, stream)
-        if increment:
-            self._count()
-            self._sender.window_update(stream, increment)
-            at = UPDATE_BYTES
-            if len(octets) == at:
-                return at
-        found = common_answer(octets, at, stream, self._max_body)
-        if found is None:
-            return at
-        head, start, stop = found
-        consumed = self._consumed + stop - start
-        if consumed >= _WINDOW // 2:
-            return at
-        self._consumed, self._head, self._body = consumed, head, octets[start:stop]
-        self.started, self.waiting = True, False
-        return stop
 
     def _frame(self, kind: int, flags: int, stream: int, octets: bytes, at: int, stop: int) -> None:
         if self._block is not None and (kind != CONTINUATION or stream != self._block_stream):

@@ -13,8 +13,6 @@ MAX_STREAM = 2**31 - 1
 INITIAL_WINDOW = 65_535
 FRAME_HEADER = Struct(">IBI")  # length (24 bits) and type, flags, stream
 FRAME_HEADER_BYTES = FRAME_HEADER.size
-UPDATE = Struct(">IBII")  # a whole WINDOW_UPDATE
-UPDATE_BYTES = UPDATE.size
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 _SETTING = Struct(">HI")
@@ -27,7 +25,6 @@ END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
 PADDED = 0x8
 HAS_PRIORITY = 0x20
-_UPDATE_HEAD = _UINT32.size << 8 | WINDOW_UPDATE
 
 
 class Setting(IntEnum):
@@ -122,17 +119,6 @@ def whole_request(stream: int, block: bytes, body: bytes) -> bytes:
     """HEADERS and DATA of a request, of which neither is longer than a frame."""
     head = FRAME_HEADER.pack(len(block) << 8 | HEADERS, END_HEADERS, stream)
     return b"".join((head, block, FRAME_HEADER.pack(len(body) << 8, END_STREAM, stream), body))
-
-
-def leading_update(octets: bytes, stream: int) -> int:
-    """The increment of the WINDOW_UPDATE of ``stream`` with which ``octets`` begin; 0 if they begin with another frame.
-
-    So begin the answers of a server that has read the body: it is sent before them.
-    """
-    if len(octets) < UPDATE_BYTES or octets[3] != WINDOW_UPDATE:
-        return 0
-    head, _, found, increment = UPDATE.unpack_from(octets)
-    return increment & MAX_WINDOW if head == _UPDATE_HEAD and found == stream else 0
 
 
 def numbers(payload: bytes, count: int, what: str) -> tuple[int, ...]:
