@@ -29,6 +29,7 @@ from agent.net.http.http2_frames import (
     PREFACE,
     PUSH_PROMISE,
     RST_STREAM,
+    RST_STREAM_BYTES,
     SETTINGS,
     WINDOW_UPDATE,
     ErrorCode,
@@ -198,6 +199,9 @@ class HTTP2Client:
         """
         waiting = self.waiting
         try:
+            if self._fresh and len(octets) > RST_STREAM_BYTES and octets[3] == RST_STREAM:  # of the request before
+                self._receive(octets[:RST_STREAM_BYTES])
+                octets = octets[RST_STREAM_BYTES:]
             if self._fresh:
                 answer = common_answer(octets, self._stream, self._longest)
                 if answer is not None and self._consumed + len(answer[3]) < _WINDOW // 2:
@@ -254,7 +258,8 @@ class HTTP2Client:
                 needed = FRAME_HEADER_BYTES + length
                 break
             at = start + length
-            self._fresh = self._fresh and kind == WINDOW_UPDATE
+            if kind != WINDOW_UPDATE and (kind != RST_STREAM or stream == self._stream):
+                self._fresh = False
             self._frame(kind, flags, stream & MAX_STREAM, octets, start, at)
         if at < end:
             self._fresh = False
@@ -454,7 +459,7 @@ class HTTP2Client:
     def _fail(self, text: str) -> None:
         """End the current request without an answer."""
         self._sender.stop()
-        self.waiting = False
+        self.waiting = self._fresh = False
         self._head, self._body = NO_HEAD, b""
         self._set_usable()
         self._reset = StreamReset(text)
