@@ -4,8 +4,9 @@
 
 Each connection has an identity of its own and sends PUTs of a report's length; the server is nginx on the other core,
 with one answer for all, or with a header that differs in each answer, so that no parsed header section is found again.
-It reads the report before it answers, as an MDM server does; beside it one that answers before, which in HTTP/2 sends
-RST_STREAM after its answer, so that the client reads twice.
+It reads the report before it answers, as an MDM server does, and in HTTP/2 sends WINDOW_UPDATE in a record of its own
+before the answer; beside it one that answers before, which in HTTP/2 sends RST_STREAM after its answer. So in HTTP/2
+there are two records to decrypt for a request, in HTTP/1.1 one.
 A new connection is TCP, a full handshake, one request, close. Memory is the growth of a process of its own for each
 connection that has had one answer, and of the objects of one connection over 10,000 requests. Skipped, with a message,
 where nginx is missing.

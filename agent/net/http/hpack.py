@@ -39,6 +39,12 @@ _STATIC = tuple(
     (name.encode(), value.replace("_", " ").encode())
     for name, _, value in (entry.partition("=") for entry in _TABLE.split())
 )
+_NAMES = {  # of literals with an index of one byte (RFC 7541, 6.2), by that byte
+    first: _STATIC[index - 1][0]
+    for prefix, most in ((0x40, len(_STATIC)), (0x00, 0x0E), (0x10, 0x0E))
+    for index in range(1, most + 1)
+    for first in (prefix | index,)
+}
 _INDEXES = {name: index for index, (name, _) in reversed(list(enumerate(_STATIC, 1)))}
 
 # RFC 7541, appendix B: the number of bits of each symbol, 0 to 256. The code is canonical: its codes follow from these.
@@ -61,10 +67,15 @@ def decode(block: bytes) -> list[tuple[bytes, bytes]]:
     """The fields of a block, in order. Raises BlockMalformed."""
     fields: list[tuple[bytes, bytes]] = []
     at = updates = 0
+    end, names = len(block), _NAMES.get
     try:
-        while at < len(block):
+        while at < end:
             first = block[at]
-            if first & 0x80:  # RFC 7541, 6.1: indexed
+            name = names(first)
+            if name is not None:  # most literals
+                value, at = _string(block, at + 1)
+                fields.append((name, value))
+            elif first & 0x80:  # RFC 7541, 6.1: indexed
                 index, at = _integer(block, at, 0x7F)
                 fields.append(_static(index))
             elif first & 0xE0 == 0x20:  # 6.3
@@ -215,21 +226,22 @@ def _string(block: bytes, at: int) -> tuple[bytes, int]:
     else:
         length, at = _integer(block, at, 0x7F)
     end = at + length
-    if end > len(block):
-        raise IndexError
     octets = block[at:end]
-    if not first & 0x80:
+    if len(octets) != length:
+        raise IndexError
+    if first < 0x80:
         return octets, end
     return (_kept_text(octets) if length <= _MAX_KEPT_BYTES else huffman(octets)), end
 
 
 def huffman(octets: bytes) -> bytes:
     """Decode the static Huffman code, byte by byte. Raises BlockMalformed."""
-    steps, state, text = _STEPS, 0, []
+    steps, state = _STEPS, 0
+    text: list[bytes] = []
+    add = text.append
     for octet in octets:
-        step = steps.get(state + octet) or _step(state, octet)
-        state, symbols = step
-        text.append(symbols)
+        state, symbols = steps[state + octet]
+        add(symbols)
     if state not in _PADDING:
         raise BlockMalformed("a Huffman code in a field block does not end in 0 to 7 bits of 1")
     return b"".join(text)
@@ -255,18 +267,23 @@ def _code_tree() -> list[list[int]]:
     return nodes
 
 
-def _step(state: int, octet: int) -> tuple[int, bytes]:
-    """The state after the eight bits of ``octet``, and the symbols that they complete. A state is 256 times a node."""
-    symbols, node = bytearray(), state >> 8
-    for shift in range(7, -1, -1):
-        following = _NODES[node][octet >> shift & 1]
-        if following == ~_EOS:
-            raise BlockMalformed("a Huffman code in a field block contains the end-of-string symbol")
-        if following < 0:
-            symbols.append(~following)
-        node = max(following, 0)
-    step = _STEPS[state + octet] = node << 8, bytes(symbols)
-    return step
+class _Steps(dict[int, tuple[int, bytes]]):
+    """The state after the eight bits of a byte, and the symbols that they complete; by the state before plus the byte.
+
+    A state is 256 times a node.
+    """
+
+    def __missing__(self, before: int) -> tuple[int, bytes]:
+        symbols, node = bytearray(), before >> 8
+        for shift in range(7, -1, -1):
+            following = _NODES[node][before >> shift & 1]
+            if following == ~_EOS:
+                raise BlockMalformed("a Huffman code in a field block contains the end-of-string symbol")
+            if following < 0:
+                symbols.append(~following)
+            node = max(following, 0)
+        step = self[before] = node << 8, bytes(symbols)
+        return step
 
 
 def _padding_nodes() -> frozenset[int]:
@@ -279,4 +296,4 @@ def _padding_nodes() -> frozenset[int]:
 
 _NODES = _code_tree()
 _PADDING = _padding_nodes()  # where a string may end: after 0 to 7 bits of 1
-_STEPS: dict[int, tuple[int, bytes]] = {}  # by state plus byte, made when needed: at most 2^16
+_STEPS = _Steps()  # made when needed: at most 2^16

@@ -9,7 +9,7 @@ from __future__ import annotations
 from agent.errors import MisuseError
 from agent.net.http.hpack import EMPTY_TABLE
 from agent.net.http.http1 import MAX_BODY_BYTES, MAX_INTERIM_RESPONSES, Response, ResponseMalformed, ResponseTooLong
-from agent.net.http.http2_answers import common_answer
+from agent.net.http.http2_answers import CommonAnswer, common_answer
 from agent.net.http.http2_fields import NO_BODY, NO_HEAD, check_trailers, response_head
 from agent.net.http.http2_frames import (
     ACK,
@@ -29,6 +29,7 @@ from agent.net.http.http2_frames import (
     PREFACE,
     PUSH_PROMISE,
     RST_STREAM,
+    RST_STREAM_BYTES,
     SETTINGS,
     WINDOW_UPDATE,
     ErrorCode,
@@ -59,6 +60,7 @@ _BYTES_A_FRAME = 256  # ours: … and one more for so many bytes of the request'
 # More than the longest body, so that a longer one is noticed; the connection's window is then renewed by half of it.
 _STREAM_WINDOW = MAX_BODY_BYTES + MAX_FRAME_BYTES
 _WINDOW = 2 * MAX_BODY_BYTES
+_LAST_STREAM = MAX_STREAM - 1  # no request follows the one on it
 _DEFAULT_TABLE = 4096  # RFC 9113, 6.5.2
 
 _OPENING = (
@@ -90,9 +92,11 @@ class HTTP2Client:
         "_consumed",
         "_frames",
         "_frames_allowed",
+        "_fresh",
         "_greeted",
         "_head",
         "_interims",
+        "_longest",
         "_max_body",
         "_max_streams",
         "_needed",
@@ -106,11 +110,13 @@ class HTTP2Client:
         "going_away",
         "started",
         "unprocessed",
+        "usable",
         "waiting",
     )
 
     def __init__(self, max_body: int = MAX_BODY_BYTES) -> None:
         self._max_body = max_body
+        self._longest = min(max_body, MAX_FRAME_BYTES)  # body of an answer that is read at once
         self._out: list[bytes] = []
         self._sender = BodySender(self._out)
         self._buffer: bytes | bytearray = b""  # the beginning of a frame
@@ -129,43 +135,54 @@ class HTTP2Client:
         self._shrink_table = False  # the server allows less than the table that HPACK begins with
         self._frames = 0
         self._frames_allowed = MAX_FRAMES
+        self._fresh = False  # of the answer nothing arrived, and what comes next begins with a frame
         self._reset: StreamReset | None = None
         self.waiting = False  # a request has no whole answer yet
         self.started = False  # a part of the answer arrived
         self.unprocessed = False  # the server did not process the request: it can be sent again on another connection
         self.going_away = False  # the connection ends after the answer
+        self.usable = True  # another request can be sent on the connection
 
-    @property
-    def usable(self) -> bool:
-        """Whether another request can be sent on the connection."""
-        return not (self.waiting or self.going_away) and self._max_streams > 0 and self._stream + 2 <= MAX_STREAM
+    def _set_usable(self) -> None:
+        self.usable = not (self.waiting or self.going_away) and self._max_streams > 0 and self._stream < _LAST_STREAM
 
-    def request(self, request: Request) -> None:
-        """Send a request. The first one follows the connection's preface, before the server's SETTINGS are known."""
+    def request(self, request: Request) -> bool:
+        """Send a request; returns whether it has a body and all of it is sent.
+
+        The first one follows the connection's preface, before the server's SETTINGS are known.
+        """
         if not self.usable:
             raise MisuseError("request() on an HTTP/2 connection that takes none")
         if self._stream < 0:
             self._out.append(_OPENING)
-        self._stream += 2
+        self._stream = stream = self._stream + 2
         self.waiting = True
         self._received = self._interims = self._padding = self._frames = 0
-        self.started = self.unprocessed = False
-        block, body = request.field_block(), request.body
+        self.usable = self.started = self.unprocessed = False
+        head, body, headers = request
+        block = head.field_block(body, headers)
         if self._shrink_table:
             block, self._shrink_table = EMPTY_TABLE + block, False
-        self._frames_allowed = MAX_FRAMES + len(body or b"") // _BYTES_A_FRAME
-        if body and len(block) <= MAX_FRAME_BYTES and self._sender.fits(self._stream, len(body)):
-            self._out.append(whole_request(self._stream, block, body))
-            return
-        self._out += header_frames(self._stream, block, end_stream=not body)
-        self._sender.begin(self._stream, body)
+        size = len(body) if body else 0
+        self._frames_allowed = MAX_FRAMES + size // _BYTES_A_FRAME
+        if body and len(block) <= MAX_FRAME_BYTES and self._sender.fits(stream, size):
+            self._out.append(whole_request(stream, block, body))
+            self._fresh = self._greeted and not self._buffer and self._block is None
+            return True
+        self._fresh = False
+        self._out += header_frames(stream, block, end_stream=not body)
+        self._sender.begin(stream, body)
+        return bool(body) and not self._sender.pending
 
     def take(self) -> bytes:
         """The bytes to be sent; they are whole frames."""
-        if not self._out:
+        out = self._out
+        if not out:
             return b""
-        octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-        self._out.clear()
+        if len(out) == 1:
+            return out.pop()
+        octets = b"".join(out)
+        out.clear()
         return octets
 
     def leave(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
@@ -173,6 +190,7 @@ class HTTP2Client:
         if not self.going_away or code:
             self._out.append(goaway(code))
         self.going_away = True
+        self.usable = False
 
     def receive(self, octets: bytes) -> Response | None:
         """Take bytes; the response once it is whole. Raises ResponseMalformed, and StreamReset.
@@ -181,15 +199,34 @@ class HTTP2Client:
         """
         waiting = self.waiting
         try:
+            if self._fresh and len(octets) > RST_STREAM_BYTES and octets[3] == RST_STREAM:  # of the request before
+                self._receive(octets[:RST_STREAM_BYTES])
+                octets = octets[RST_STREAM_BYTES:]
+            if self._fresh:
+                answer = common_answer(octets, self._stream, self._longest)
+                if answer is not None and self._consumed + len(answer[3]) < _WINDOW // 2:
+                    return self._common_response(answer)
             self._receive(octets)
         except ResponseMalformed as error:
             self.leave(_code_of(error))
             if not waiting or self.waiting:
                 raise
-        reset, self._reset = self._reset, None
-        if reset is not None:
+        if self._reset is not None:
+            reset, self._reset = self._reset, None
             raise reset
         return self._response() if waiting and not self.waiting else None
+
+    def _common_response(self, answer: CommonAnswer) -> Response:
+        increment, status, headers, body = answer
+        if increment:
+            self._count()
+            self._sender.window_update(self._stream, increment)
+        self._consumed += len(body)
+        self._frames, self._frames_allowed = 0, MAX_IDLE_FRAMES
+        self._fresh = self.waiting = False
+        self.started = True
+        self._set_usable()
+        return Response(status, headers, body, self.usable)
 
     def _response(self) -> Response:
         if self._sender.pending:  # RFC 9113, 8.1: an answer before the whole request was sent
@@ -197,9 +234,10 @@ class HTTP2Client:
             self._cancelled = self._stream
             self._out.append(rst_stream(self._stream, ErrorCode.CANCEL))
         self._frames, self._frames_allowed = 0, MAX_IDLE_FRAMES
-        response = Response(self._head.status, self._head.headers, bytes(self._body), self.usable)
+        self._set_usable()
+        (status, headers, _), body = self._head, bytes(self._body)
         self._head, self._body = NO_HEAD, b""
-        return response
+        return Response(status, headers, body, self.usable)
 
     def _receive(self, octets: bytes) -> None:
         if self._buffer:
@@ -207,8 +245,7 @@ class HTTP2Client:
             if len(self._buffer) < self._needed:
                 return
             octets, self._buffer = bytes(self._buffer), b""
-        at, end = self._read_common(octets), len(octets)
-        needed = FRAME_HEADER_BYTES
+        at, end, needed = 0, len(octets), FRAME_HEADER_BYTES
         while end - at >= FRAME_HEADER_BYTES:
             head, flags, stream = FRAME_HEADER.unpack_from(octets, at)
             kind, length = head & 0xFF, head >> 8
@@ -221,22 +258,13 @@ class HTTP2Client:
                 needed = FRAME_HEADER_BYTES + length
                 break
             at = start + length
+            if kind != WINDOW_UPDATE and (kind != RST_STREAM or stream == self._stream):
+                self._fresh = False
             self._frame(kind, flags, stream & MAX_STREAM, octets, start, at)
         if at < end:
+            self._fresh = False
             self._buffer = bytearray(octets[at:])
             self._needed = needed
-
-    def _read_common(self, octets: bytes) -> int:
-        """Read an answer in the form that most have; returns where it ends, or 0 for any other bytes."""
-        if not self.waiting or self._head.status or self._block is not None or not self._greeted:
-            return 0
-        found = common_answer(octets, self._stream, self._max_body)
-        if found is None or self._consumed + len(found.body) >= _WINDOW // 2:
-            return 0
-        self._consumed += len(found.body)
-        self._head, self._body = found.head, found.body
-        self.started, self.waiting = True, False
-        return found.end
 
     def _frame(self, kind: int, flags: int, stream: int, octets: bytes, at: int, stop: int) -> None:
         if self._block is not None and (kind != CONTINUATION or stream != self._block_stream):
@@ -403,6 +431,7 @@ class HTTP2Client:
                     self._shrink_table = self._shrink_table or value < _DEFAULT_TABLE
                 case Setting.MAX_CONCURRENT_STREAMS:
                     self._max_streams = value
+                    self._set_usable()
                 case Setting.INITIAL_WINDOW_SIZE:
                     self._sender.initial_window(value)
                 case Setting.ENABLE_PUSH if value:
@@ -413,7 +442,7 @@ class HTTP2Client:
 
     def _goaway(self, payload: bytes) -> None:
         last, code = numbers(payload, 2, "GOAWAY")
-        self.going_away = True
+        self.going_away, self.usable = True, False
         if self.waiting and self._stream > last & MAX_STREAM:
             self._fail(f"the server ended the connection without processing the request: GOAWAY, {code_name(code)}")
             self.unprocessed = True
@@ -430,8 +459,9 @@ class HTTP2Client:
     def _fail(self, text: str) -> None:
         """End the current request without an answer."""
         self._sender.stop()
-        self.waiting = False
+        self.waiting = self._fresh = False
         self._head, self._body = NO_HEAD, b""
+        self._set_usable()
         self._reset = StreamReset(text)
 
 

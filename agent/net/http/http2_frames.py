@@ -13,6 +13,7 @@ MAX_STREAM = 2**31 - 1
 INITIAL_WINDOW = 65_535
 FRAME_HEADER = Struct(">IBI")  # length (24 bits) and type, flags, stream
 FRAME_HEADER_BYTES = FRAME_HEADER.size
+RST_STREAM_BYTES = FRAME_HEADER_BYTES + 4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 _SETTING = Struct(">HI")

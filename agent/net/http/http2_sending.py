@@ -17,20 +17,15 @@ _NOTHING = memoryview(b"")
 
 
 class BodySender:
-    """Sends one body at a time to ``out``; ``pending`` is whether a part of it waits for the windows."""
+    """Sends one body at a time to ``out``; ``pending`` is the part of it that waits for the windows."""
 
-    __slots__ = ("_initial", "_out", "_rest", "_stream", "_stream_window", "_window")
+    __slots__ = ("_initial", "_out", "_stream", "_stream_window", "_window", "pending")
 
     def __init__(self, out: list[bytes]) -> None:
         self._out = out
         self._window = self._stream_window = self._initial = INITIAL_WINDOW
         self._stream = 0
-        self._rest = _NOTHING
-
-    @property
-    def pending(self) -> bool:
-        """Whether a part of the body is not sent yet."""
-        return bool(self._rest)
+        self.pending = _NOTHING
 
     def fits(self, stream: int, size: int) -> bool:
         """Whether a whole body of this size can be sent in one frame now, on a new stream; it is then counted as sent.
@@ -49,12 +44,12 @@ class BodySender:
         self._stream = stream
         self._stream_window = self._initial
         if body:
-            self._rest = memoryview(body)
+            self.pending = memoryview(body)
             self._send()
 
     def stop(self) -> None:
         """Send no more of it."""
-        self._rest = _NOTHING
+        self.pending = _NOTHING
 
     def initial_window(self, size: int) -> None:
         """SETTINGS_INITIAL_WINDOW_SIZE: applies to the current stream, too (RFC 9113, 6.9.2). Raises HTTP2Malformed."""
@@ -70,19 +65,19 @@ class BodySender:
             self._window = _within(self._window + increment)
         elif stream == self._stream:
             self._stream_window = _within(self._stream_window + increment)
-        if self._rest:
+        if self.pending:
             self._send()
 
     def _send(self) -> None:
         """As many DATA frames as the windows allow."""
-        while self._rest:
-            size = min(len(self._rest), MAX_FRAME_BYTES, self._window, self._stream_window)
+        while self.pending:
+            size = min(len(self.pending), MAX_FRAME_BYTES, self._window, self._stream_window)
             if size <= 0:
                 return
-            part, self._rest = self._rest[:size], self._rest[size:]
+            part, self.pending = self.pending[:size], self.pending[size:]
             self._window -= size
             self._stream_window -= size
-            self._out.append(frame(DATA, 0 if self._rest else END_STREAM, self._stream, bytes(part)))
+            self._out.append(frame(DATA, 0 if self.pending else END_STREAM, self._stream, bytes(part)))
 
 
 def _within(window: int) -> int:

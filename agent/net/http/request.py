@@ -80,10 +80,6 @@ class Request(NamedTuple):
         """Its bytes in HTTP/1.1."""
         return self.head.http1(self.body, self.headers)
 
-    def field_block(self) -> bytes:
-        """Its header section in HTTP/2."""
-        return self.head.field_block(self.body, self.headers)
-
 
 def request_to(
     method: str, origin: Origin, target: str, headers: Mapping[str, str], body: bytes | None = None

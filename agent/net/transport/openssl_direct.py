@@ -25,6 +25,8 @@ _FUNCTIONS = (
     "i2d_SSL_SESSION",
     "d2i_SSL_SESSION",
     "ERR_clear_error",
+    "SSL_read",
+    "SSL_write",
 )
 
 
@@ -33,7 +35,7 @@ def _has_all() -> bool:
     return (
         all(hasattr(library, name) for name in _FUNCTIONS)
         and hasattr(SSL, "_ffi")
-        and all(hasattr(connection, name) for name in ("_ssl", "_context"))
+        and all(hasattr(connection, name) for name in ("_ssl", "_context", "_raise_ssl_error"))
         and hasattr(crypto.PKey(), "_pkey")
         and hasattr(crypto.X509(), "_x509")
     )
@@ -42,6 +44,34 @@ def _has_all() -> bool:
 DIRECT = _has_all()
 _lib: Any = getattr(SSL, "_lib", None)
 _ffi: Any = getattr(SSL, "_ffi", None)
+_read: Any = getattr(_lib, "SSL_read", None)
+_write: Any = getattr(_lib, "SSL_write", None)
+
+RECEIVE_BYTES = 65536  # more than one TLS record (16 KiB), so that OpenSSL keeps no rest of one
+_RECEIVED: Any = _ffi.new("char[]", RECEIVE_BYTES) if DIRECT else None  # shared: only the reactor's thread reads
+_VIEW: Any = _ffi.buffer(_RECEIVED) if DIRECT else None
+
+
+def handle_of(connection: object) -> Any:
+    """What ``receive`` and ``send`` use of a connection; None where only its public methods can be used."""
+    return connection._ssl if DIRECT and type(connection) is SSL.Connection else None
+
+
+def receive(connection: Any, handle: Any) -> bytes:
+    """Received bytes, as ``SSL.Connection.recv``; without a buffer and a question for errors each time: 4 µs less."""
+    size: int = _read(handle, _RECEIVED, RECEIVE_BYTES)
+    if size <= 0:
+        connection._raise_ssl_error(handle, size)
+    octets: bytes = _VIEW[:size]
+    return octets
+
+
+def send(connection: Any, handle: Any, octets: bytes) -> int:
+    """How many bytes were sent, as ``SSL.Connection.send``; at least one."""
+    size: int = _write(handle, octets, len(octets))
+    if size <= 0:
+        connection._raise_ssl_error(handle, size)
+    return size
 
 
 def use_identity(connection: SSL.Connection, identity: Identity) -> None:

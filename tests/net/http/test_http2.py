@@ -50,6 +50,7 @@ from agent.net.http.http1 import (
     ResponseTooLong,
 )
 from agent.net.http.http2 import MAX_BLOCK_BYTES, MAX_FRAMES, MAX_IDLE_FRAMES, HTTP2Client, StreamReset
+from agent.net.http.http2_frames import HTTP2Malformed
 
 OK = (":status", "200")
 
@@ -109,6 +110,47 @@ def test_interim_answers_trailers_padding_and_priority() -> None:
     for response in (asked().receive(octets), by_byte(asked(), octets)):
         assert response is not None
         assert (response.status, response.body, response.headers) == (200, b"abcd", {})
+
+
+UPDATE_AND_ANSWER = frame(WINDOW_UPDATE, 0, 3, u32(9)) + answer(3, b"body")
+
+
+@pytest.mark.parametrize(
+    ("octets", "error"),
+    [
+        (UPDATE_AND_ANSWER, None),
+        (frame(WINDOW_UPDATE, 0, 0, u32(9)) + answer(3, b"body"), None),
+        (frame(WINDOW_UPDATE, 7, 3, u32(2**31 + 9)) + answer(3, b"body"), None),
+        (frame(WINDOW_UPDATE, 0, 3, u32(9)) + UPDATE_AND_ANSWER, None),
+        (frame(RST_STREAM, 0, 1, u32(NO_ERROR)) + answer(3, b"body"), None),
+        (frame(RST_STREAM, 0, 1, u32(NO_ERROR)) + UPDATE_AND_ANSWER, None),
+        (UPDATE_AND_ANSWER + frame(RST_STREAM, 0, 3, u32(NO_ERROR)), None),
+        (frame(RST_STREAM, 0, 3, u32(CANCEL)) + answer(3, b"body"), StreamReset),
+        (frame(RST_STREAM, 0, 3 | 1 << 31, u32(CANCEL)) + answer(3, b"body"), StreamReset),
+        (frame(RST_STREAM, 0, 1, u32(CANCEL) + b"1") + answer(3, b"body"), HTTP2Malformed),
+        (frame(WINDOW_UPDATE, 0, 3, u32(0)) + answer(3, b"body"), HTTP2Malformed),
+        (frame(WINDOW_UPDATE, 0, 3, u32(2**31 - 1)) + answer(3, b"body"), HTTP2Malformed),
+        (frame(WINDOW_UPDATE, 0, 3, u32(9) + b"1") + answer(3, b"body"), HTTP2Malformed),
+        (frame(WINDOW_UPDATE, 0, 5, u32(9)) + answer(3, b"body"), HTTP2Malformed),
+        (frame(WINDOW_UPDATE, 0, 3, u32(9)) + answer(5, b"body"), HTTP2Malformed),
+        (frame(WINDOW_UPDATE, 0, 3, u32(9)) + answer(3, b"body", status="20"), HTTP2Malformed),
+    ],
+)
+def test_frames_before_an_answer_count_the_same_however_they_are_cut(
+    octets: bytes, error: type[Exception] | None
+) -> None:
+    for feed in (HTTP2Client.receive, by_byte):
+        client = asked()
+        client.receive(answer(1))
+        client.request(put())
+        if error is not None:
+            with pytest.raises(error):
+                feed(client, octets)
+            continue
+        response = feed(client, octets)
+        assert response is not None
+        assert (response.status, response.body, response.keep_alive) == (200, b"body", True)
+        assert client.usable
 
 
 def test_a_head_in_continuations() -> None:
