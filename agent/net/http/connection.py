@@ -22,11 +22,10 @@ from agent.net.http.request import Request
 from agent.net.http.resumption import ResumedCheck, Resumption
 from agent.net.timing import DelayedCall, Reactor, extended_deadline, when_read
 from agent.net.transport.errors import ConnectFailed, ConnectionBroken, ConnectionClosed
-from agent.net.transport.joined import LOOK_SECONDS
 from agent.net.transport.openssl_direct import let_go_of_identity
 from agent.net.transport.plain import PlainConnection, Unchecked
 from agent.net.transport.resolver import Address, Resolver
-from agent.net.transport.stream import DEFAULT_TIMEOUTS, SHORT_BYTES, State, Timeouts, TLSStream, start_connect
+from agent.net.transport.stream import DEFAULT_TIMEOUTS, State, Timeouts, TLSStream, start_connect
 from agent.net.transport.tls import Check, TLSContexts
 from agent.pki.identity import Identity
 from agent.pki.verify import PeerCheck, server_judge
@@ -56,7 +55,6 @@ class Caller(Protocol):
 
 BOTH = (b"h2", b"http/1.1")  # offered by ALPN (RFC 7301)
 _ALPN_HTTP_2 = b"h2"
-_ALONE = 2  # ours: so often a frame comes alone before it is read with the next answer
 
 StageObserver = Callable[[str, float], None]
 CheckOf = Callable[[str], PeerCheck | Unchecked]
@@ -83,7 +81,6 @@ class HTTPConnection:
 
     __slots__ = (
         "_addresses",
-        "_alone",
         "_alpn",
         "_anchors",
         "_answer_due",
@@ -100,7 +97,6 @@ class HTTPConnection:
         "_origin",
         "_reactor",
         "_reader",
-        "_reads",
         "_request",
         "_resolver",
         "_resumption",
@@ -162,8 +158,6 @@ class HTTPConnection:
         self._sent_at = 0.0
         self._answer_due: float | None = None  # None while no response is awaited
         self._used = self._retried = False
-        self._reads = 0  # in HTTP/2, those of the current request before its answer was whole
-        self._alone = 0  # answers in sequence that came after one read of other frames
         self.http_version = ""  # of the last connection: HTTP_1_1 or HTTP_2; empty before the first one
 
     @property
@@ -296,8 +290,7 @@ class HTTPConnection:
         if http2 is None:
             self._reader = ResponseReader()
             return request.http1()
-        if not http2.request(request):
-            self._join(False)
+        http2.request(request)
         return http2.take()
 
     def _write(self, octets: bytes) -> None:
@@ -345,9 +338,6 @@ class HTTPConnection:
             self._timer = None
         self._http2 = None
         stream, self._stream = self._stream, None
-        self._alone = self._reads = 0
-        if stream is not None and stream.joining:
-            self._contexts.joined.discard(self)
         if stream is not None and stream.secured:
             self._contexts.open_connections -= 1
             self._keep_session(stream)
@@ -450,9 +440,9 @@ class HTTPConnection:
             if timed and http2.started and self._stage is not None:
                 self._stage("first_byte", self._reactor.seconds() - self._sent_at)
             if response is not None:
-                self._answered_http2(response)  # the next request takes what http2 has to send along
-            else:
-                self._frames_came(http2, len(octets))
+                if self._request is not None and self._request.head.closes:
+                    response = response._replace(keep_alive=False)
+                self._complete(response)  # the next request takes what http2 has to send along
         if self._http2 is not http2:
             return
         rest = http2.take()
@@ -460,49 +450,6 @@ class HTTPConnection:
             self._write(rest)
         if http2.going_away and not http2.waiting and self._http2 is http2:  # GOAWAY between two requests
             self._close_stream()
-
-    def _frames_came(self, http2: HTTP2Client, size: int) -> None:
-        """Frames before an answer, a part of one, or frames after it."""
-        if http2.waiting:
-            self._reads += 2 if http2.started else 1
-            self._join(False)
-        elif size <= SHORT_BYTES:
-            self._came_alone()
-
-    def _came_alone(self) -> None:
-        self._alone += 1
-        if self._alone >= _ALONE:
-            self._join(True)
-
-    def _answered_http2(self, response: Response) -> None:
-        if self._reads == 1:
-            self._came_alone()
-        elif self._reads:
-            self._alone = 0
-        self._reads = 0
-        if self._request is not None and self._request.head.closes:
-            response = response._replace(keep_alive=False)
-        self._complete(response)
-
-    def _join(self, wanted: bool) -> None:
-        """Whether an answer and a short frame that comes alone before it are read together (transport/joined.py).
-
-        So it is after two answers in sequence that came in one read each, with one read of such a frame before or
-        after. The first answer of a connection may come so because of the server's SETTINGS.
-        """
-        stream = self._stream
-        if stream is None or stream.joining == wanted:
-            return
-        self._alone = 0
-        if stream.join_short_records(wanted):
-            self._contexts.joined.add(self, self._reactor)
-        else:
-            self._contexts.joined.discard(self)
-
-    def look(self, now: float) -> None:
-        """Read what is there if an answer is awaited for long."""
-        if self._answer_due is not None and now - self._sent_at >= LOOK_SECONDS:
-            self._join(False)
 
     def _reset_by_server(self, http2: HTTP2Client, error: StreamReset) -> None:
         """RFC 9113, 8.7: what the server did not process is sent again, once, on a new connection."""

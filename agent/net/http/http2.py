@@ -146,8 +146,8 @@ class HTTP2Client:
     def _set_usable(self) -> None:
         self.usable = not (self.waiting or self.going_away) and self._max_streams > 0 and self._stream < _LAST_STREAM
 
-    def request(self, request: Request) -> bool:
-        """Send a request; returns whether it has a body and all of it is sent.
+    def request(self, request: Request) -> None:
+        """Send a request.
 
         The first one follows the connection's preface, before the server's SETTINGS are known.
         """
@@ -168,11 +168,10 @@ class HTTP2Client:
         if body and len(block) <= MAX_FRAME_BYTES and self._sender.fits(stream, size):
             self._out.append(whole_request(stream, block, body))
             self._fresh = self._greeted and not self._buffer and self._block is None
-            return True
+            return
         self._fresh = False
         self._out += header_frames(stream, block, end_stream=not body)
         self._sender.begin(stream, body)
-        return bool(body) and not self._sender.pending
 
     def take(self) -> bytes:
         """The bytes to be sent; they are whole frames."""

@@ -47,9 +47,6 @@ from agent.pki.verify import PeerRejected
 _BYTES_A_TURN = 256 * 1024  # written per turn of the reactor, so that its other descriptors are served, too
 _CORK = getattr(socket, "TCP_CORK", None)  # Linux, tcp(7): what is written leaves with the end of the connection
 _IP_BIND_ADDRESS_NO_PORT = 24  # Linux, ip(7): the port is chosen when the peer is known; Python names it from 3.12
-_CAN_JOIN = sys.platform == "linux"
-SHORT_BYTES = 13  # of a record that holds one frame of HTTP/2 with four bytes, as WINDOW_UPDATE
-_LONGER_RECORD = SHORT_BYTES + 22 + 1  # RFC 8446, 5.2: with its header, type and tag; one more than a short record
 _RECORD_BYTES = 16384  # RFC 8446, 5.1: what is not longer leaves in one piece
 
 
@@ -111,7 +108,6 @@ class TLSStream:
         "_writing",
         "check",
         "connected_at",
-        "joining",
         "peer_name",
         "state",
         "tls",
@@ -138,7 +134,6 @@ class TLSStream:
         self._sent = 0  # how much of _out was sent
         self._heard = False  # application data, so the peer has accepted our certificate
         self._writing = False
-        self.joining = False  # as join_short_records
         self._timer: DelayedCall | None = None
         self._due = 0.0  # the deadline of connect or handshake, in seconds on the reactor's clock
         self.connected_at: float | None = None
@@ -166,18 +161,6 @@ class TLSStream:
         self._sent = 0
         if not self._writing:
             self._flush()
-
-    def join_short_records(self, wanted: bool) -> bool:
-        """Read a record of at most SHORT_BYTES together with what follows it; returns whether that is so.
-
-        The system does not report it before; to end this reports it at once. tcp(7) has it so on Linux only; the sizes
-        are those of TLS 1.3.
-        """
-        if wanted and not (_CAN_JOIN and self._handle is not None and self.version == "TLSv1.3"):
-            return False
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _LONGER_RECORD if wanted else 1)
-        self.joining = wanted
-        return wanted
 
     def close(self, last: bytes = b"") -> None:
         """Write ``last`` and close with close_notify, in one segment. Bytes that are still unsent are dropped."""
@@ -310,32 +293,21 @@ class TLSStream:
 
     def _receive(self) -> bool:
         """Read once; return whether there were bytes."""
-        octets, failure = b"", None
         handle = self._handle
         try:
             octets = self.tls.recv(RECEIVE_BYTES) if handle is None else receive(self.tls, handle)
-            if self.joining:
-                last = octets
-                while len(last) <= SHORT_BYTES and len(octets) < RECEIVE_BYTES:
-                    last = receive(self.tls, handle)
-                    octets += last
         except (SSL.WantReadError, SSL.WantWriteError):
-            pass
-        except SSL.Error as error:
-            failure = error
-        if octets:
-            self._heard = True
-            self._owner.received(octets)
-        if failure is not None and self.state is State.OPEN:
-            self._read_failed(failure)
-        return bool(octets)
-
-    def _read_failed(self, error: SSL.Error) -> None:
-        if isinstance(error, SSL.ZeroReturnError):
+            return False
+        except SSL.ZeroReturnError:
             self._notify_close()  # RFC 5246, 7.2.1: the other end answers with its own
             self._lose(ConnectionClosed("the peer closed the connection"))
-        else:
+        except SSL.Error as error:
             self._lose(broken(error, before_any_answer=not self._heard))
+        else:
+            self._heard = True
+            self._owner.received(octets)
+            return True
+        return False
 
     def _flush(self) -> None:
         """Send what the socket accepts, up to one turn's bytes, and nothing while input is pending.

@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL, crypto
 
 from agent.net.transport import openssl_direct
-from agent.net.transport.joined import JoinedConnections
 from agent.pki.certificates import CertificateError, for_openssl
 from agent.pki.identity import Identity, IdentityError
 from agent.pki.names import fault_of_name
@@ -60,7 +59,6 @@ class TLSContexts:
     """
 
     def __init__(self, *, system_anchors: bool = False, short_keys: bool = False) -> None:
-        self.joined = JoinedConnections()
         self.open_connections = 0
         self.handshakes_full = 0
         self.handshakes_resumed = 0
