@@ -14,6 +14,7 @@ from apple_schema import problems
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from issued_once import IssuedOnce
 
 from agent.device.answering import OfflineMac
 from agent.device.ddm.declared import Declaration, Declared, as_json
@@ -31,10 +32,9 @@ from agent.lom.requests import Dialect
 from agent.mdm.facts import of_kind
 from agent.mdm.refusals import ServerRefused
 from agent.mdm.session import Session
-from agent.pki.issuing.authority import Authority
 
 NOON = 1_800_000_000.0
-AUTHORITY = Authority.create("declarations")
+AUTHORITY = IssuedOnce.create("declarations")
 
 
 def mac(os: str = "26.2") -> Device:
