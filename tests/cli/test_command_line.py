@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 import tomllib
@@ -41,27 +42,57 @@ NEEDS = {
 }
 
 
-def modules_of(*arguments: str) -> set[str]:
-    """The top-level packages that a process has imported when the command ends."""
-    program = (
-        f"import atexit, sys\nsys.argv = {['lom-agent', *arguments]!r}\n"
-        "atexit.register(lambda: print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr))\n"
-        "from agent.cli import main\nmain()"
+HELP = [["--help"], ["--version"], ["run", "--help"], ["scenario", "doc"]]
+# For each line of arguments a child of a process that has what every command imports: its packages when it ends.
+PROGRAM = """
+import json, os, sys
+import agent.cli.commands
+from agent.cli import main
+
+def ended(arguments):
+    sys.argv = ["lom-agent", *arguments]
+    told = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    try:
+        main()
+    except SystemExit as end:
+        packages = sorted({name.partition(".")[0] for name in sys.modules})
+        os.write(told, (json.dumps([arguments, end.code, packages]) + chr(10)).encode())
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        try:
+            ended(json.loads(line))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def packages() -> dict[tuple[str, ...], set[str]]:
+    """The top-level packages that a process has imported when a command ends, by its arguments."""
+    asked = [*HELP, *([name, "--help"] for name in COMMANDS)]
+    lines = "\n".join(map(json.dumps, asked)).encode()
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], input=lines, capture_output=True, check=True, timeout=SECONDS
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=SECONDS)
-    return set(done.stderr.decode().split())
+    ended = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(arguments, code) for arguments, code, _ in ended] == [(each, 0) for each in asked], done.stderr
+    return {tuple(arguments): set(loaded) for arguments, _, loaded in ended}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["scenario", "doc"]])
-def test_help_imports_no_heavy_module(arguments: list[str]) -> None:
-    loaded = modules_of(*arguments)
+@pytest.mark.parametrize("arguments", HELP)
+def test_help_imports_no_heavy_module(packages: dict[tuple[str, ...], set[str]], arguments: list[str]) -> None:
+    loaded = packages[tuple(arguments)]
     assert {"agent", "click"} <= loaded
     assert not loaded & HEAVY
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_help_of_a_command_imports_no_heavy_module(name: str) -> None:
-    assert not modules_of(name, "--help") & HEAVY
+def test_help_of_a_command_imports_no_heavy_module(packages: dict[tuple[str, ...], set[str]], name: str) -> None:
+    assert not packages[name, "--help"] & HEAVY
 
 
 LATER = {

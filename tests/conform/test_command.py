@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
 
-from command import COMMAND, installed, lom_agent, lom_agent_here
+from command import COMMAND, lom_agent, lom_agent_here
 from conform_runs import header
 from forked import Forked
 
@@ -29,7 +29,7 @@ def status(*arguments: str) -> tuple[int, str]:
 def test_a_run_writes_every_file_and_its_trace_is_judged_again(tmp_path: Path) -> None:
     names = {each: str(tmp_path / f"r.{each}") for each in ("trace", "json", "junit", "html", "markdown")}
     files = [part for name, path in names.items() for part in (f"--{name}", path)]
-    done = installed("conform", "--only", "MDM-SESSION", "--seed", "once", *files)
+    done = lom_agent("conform", "--only", "MDM-SESSION", "--seed", "once", *files)
     assert done.returncode == 0, done.stderr
     assert b"11 requirements: 11 pass, 0 fail, 0 warn, 0 not applicable, 0 not tested." in done.stdout
     report = json.loads(Path(names["json"]).read_bytes())

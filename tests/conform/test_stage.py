@@ -141,18 +141,22 @@ def test_what_micromdm_encodes_wrongly_fails(run_in_reactor: InReactor) -> None:
     assert [id_ for id_, verdict in verdicts.items() if verdict in ("fail", "warn")] == ["LOM-DEVICE-01"]
 
 
-@pytest.mark.parametrize("said", [True, False], ids=["CommandUUID known", "CommandUUID unknown"])
+@pytest.mark.parametrize(
+    ("said", "probed"),
+    [(True, ["LOM-SETUP-01", "LOM-DEVICE-01"]), (False, ["LOM"])],
+    ids=["CommandUUID known", "CommandUUID unknown"],
+)
 def test_a_webhook_with_lom_requests_has_the_server_compose_the_commands(
-    run_in_reactor: InReactor, monkeypatch: pytest.MonkeyPatch, said: bool
+    run_in_reactor: InReactor, monkeypatch: pytest.MonkeyPatch, said: bool, probed: list[str]
 ) -> None:
     if not said:
         monkeypatch.setattr("agent.servers.webhook._UUID_KEYS", ())
 
     async def scenario() -> Trace:
-        return await played(as_lom_webhook(lab()), selected("all", ["LOM"]), patience=SECONDS)
+        return await played(as_lom_webhook(lab()), selected("all", probed), patience=SECONDS)
 
     trace = run_in_reactor(scenario())
-    assert [each.requirement.id for each in judged(trace, "LOM") if each.verdict.value != "pass"] == []
+    assert [each.requirement.id for each in judged(trace, *probed) if each.verdict.value != "pass"] == []
     queued = [each for each in trace.records if isinstance(each, NoteRecord) and each.step == "queued"]
     assert {bool(each.command_uuid) for each in queued if each.request_type == "LOMDeviceRequest"} == {said}
 

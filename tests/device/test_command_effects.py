@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.hazmat.primitives.serialization.pkcs7 import pkcs7_decrypt_der
+from issued_once import IssuedOnce
 from msgspec.structs import replace
 from rsa_keys import rsa_key
 
@@ -44,9 +45,9 @@ from agent.mdm.commands import Command
 from agent.mdm.results import Result, Status
 from agent.mdm.session import Session
 from agent.pki.identity import Identity
-from agent.pki.issuing.authority import Authority, Usage
+from agent.pki.issuing.authority import Usage
 
-AUTHORITIES = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
+AUTHORITIES = IssuedOnce.create("LOM Devices"), IssuedOnce.create("LOM Controllers")
 NOON = 1.8e9
 DATE = datetime(2030, 1, 2, 3, 4, 5)
 APP = "com.example.tool"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from apple_schema import problems
 from command import lom_agent, lom_agent_here
+from issued_once import IssuedOnce
 from msgspec.structs import replace
 
 from agent.device.answering import OfflineMac, answer_command
@@ -30,14 +31,14 @@ from agent.mdm.commands import Command
 from agent.mdm.facts import Fact, Key, message, messages, of_kind, version
 from agent.mdm.results import Result, Status
 from agent.pki.issuing.authorities import Authorities
-from agent.pki.issuing.authority import Authority
 from agent.profiles.making import LOM_IDENTIFIER, lom_profile
 
 POPULATION = Population("commands", 40)
+IN_PAIRS = Population("commands", 4, 2)  # for what makes all Macs of a segment
 INTEL = Population("commands", 4, model="MacPro7,1")
 APPLE_SILICON = Population("commands", 4, model="Mac16,10")
 AUTHORITIES = Authorities()
-LOM_AUTHORITIES = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
+LOM_AUTHORITIES = IssuedOnce.create("LOM Devices"), IssuedOnce.create("LOM Controllers")
 
 HASH = plistlib.dumps({"SALTED-SHA512-PBKDF2": {"entropy": b"e", "salt": b"s", "iterations": 30_000}})
 MANIFEST = {
@@ -543,7 +544,7 @@ def test_busy_mac_answers_notnow_where_allowed(request_type: str) -> None:
 
 @pytest.mark.parametrize("request_type", sorted(COMMANDS))
 def test_the_answer_command_works_for_every_command(tmp_path: Path, request_type: str) -> None:
-    mac = POPULATION[3]
+    mac = IN_PAIRS[3]
     body = dict(USUAL[request_type][0])
     if request_type == "InstallProfile":
         body["Payload"] = lom_profile(AUTHORITIES, mac.dns_name, device=True, controller=False)
@@ -553,7 +554,7 @@ def test_the_answer_command_works_for_every_command(tmp_path: Path, request_type
         body["GUID"] = "none"
     octets = plistlib.dumps({"CommandUUID": "one", "Command": {"RequestType": request_type, **body}})
     channel = channel_of(request_type)
-    answer = plistlib.loads(answer_command(POPULATION, 3, octets, Dialect.SCHEMA, channel=channel))
+    answer = plistlib.loads(answer_command(IN_PAIRS, 3, octets, Dialect.SCHEMA, channel=channel))
     assert (answer["CommandUUID"], answer["UDID"]) == ("one", mac.udid)
     assert answer.get("UserID") == (mac.user_id if channel == "user" else None)
     assert mac.apple_silicon

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from issued_once import IssuedOnce
 
 from agent.device.answering import OfflineMac
 from agent.device.commands import carry_out
@@ -26,9 +27,8 @@ from agent.mdm.commands import Command
 from agent.mdm.facts import version
 from agent.mdm.results import Result
 from agent.mdm.session import Session
-from agent.pki.issuing.authority import Authority
 
-AUTHORITIES = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
+AUTHORITIES = IssuedOnce.create("LOM Devices"), IssuedOnce.create("LOM Controllers")
 INTEL = "MacPro7,1"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from issued_once import IssuedOnce
 from profile_parts import IDENTITY, PACKED, lom, mdm, pkcs12, profile_dict, root, scep
 
 from agent.device.answering import OfflineMac
@@ -19,6 +20,7 @@ from agent.plists import dump_xml
 from agent.profiles.errors import ProfileError
 
 MAC = Population("installing", 1)[0]
+LOM_AUTHORITIES = IssuedOnce.create("Devices"), IssuedOnce.create("Controllers")
 LOM_KEYS = {"DeviceCertificateUUID": "SCEP", "ControllerCertificateUUID": "SCEP"}
 
 
@@ -53,7 +55,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
 
 
 def device() -> Device:
-    return OfflineMac(MAC, Authority.create("Devices"), Authority.create("Controllers"), Dialect.SCHEMA).device
+    return OfflineMac(MAC, *LOM_AUTHORITIES, Dialect.SCHEMA).device
 
 
 def first_need(steps: Steps[Any]) -> object:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from apple_schema import problems
+from issued_once import IssuedOnce
 
 from agent.device.answering import OfflineMac, answer_among, answer_command
 from agent.device.commands import carry_out
@@ -26,7 +27,6 @@ from agent.mdm.commands import parse_command
 from agent.mdm.facts import message
 from agent.mdm.results import Result
 from agent.pki.identity import load_pkcs12
-from agent.pki.issuing.authority import Authority
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 EXAMPLES = FIXTURES / "apple-examples"
@@ -35,6 +35,7 @@ CONTROLLER_UDID = "37CECCAB-99C1-5ADF-8A9A-2AFA3B6387B5"  # the answering Mac on
 DEVICE_UDID = "84341F79-92F5-5EF7-9A6A-3A7374613227"  # the answering Mac on the page "LOM Setup Request Command"
 TWO_PORTS = "MacPro7,1"
 POPULATION = Population("lom commands", 30)
+AUTHORITIES = IssuedOnce.create("Devices"), IssuedOnce.create("Controllers")
 CONTROLLER, DEVICE = 0, 1  # by index
 
 
@@ -76,7 +77,7 @@ def answer(octets: bytes, index: int = CONTROLLER, dialect: Dialect = Dialect.SC
 
 def standing(dialect: Dialect = Dialect.SCHEMA) -> Device:
     """A Mac with everything that LOM needs; tests remove parts."""
-    return OfflineMac(macs()[CONTROLLER], Authority.create("D"), Authority.create("C"), dialect).device
+    return OfflineMac(macs()[CONTROLLER], *AUTHORITIES, dialect).device
 
 
 def result_of(device: Device, octets: bytes) -> dict[str, Any]:
@@ -155,10 +156,10 @@ def test_generated_requests_conform_to_the_schema() -> None:
 @pytest.mark.parametrize("index", range(len(POPULATION)))
 def test_setup_answers_conform_to_the_schema(index: int) -> None:
     """Macs of every model, with one LOM port and with two."""
-    report = plistlib.loads(answer_command(POPULATION, index, command(RequestType="LOMSetupRequest"), Dialect.SCHEMA))
+    mac = POPULATION[index]
+    report = plistlib.loads(answer_among([mac], index, command(RequestType="LOMSetupRequest"), Dialect.SCHEMA))
     assert report["Status"] == "Acknowledged"
     assert answered_problems("LOMSetupRequest", report) == []
-    mac = POPULATION[index]
     assert report["PrimaryIPv6AddressList"] == list(mac.primary_ipv6)
     assert report["SecondaryIPv6AddressList"] == list(mac.secondary_ipv6)
 

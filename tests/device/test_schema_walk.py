@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from apple_schema import problems
+from issued_once import IssuedOnce
 from msgspec.structs import replace
 from schema_bodies import bodies
 
@@ -39,14 +40,14 @@ from agent.mdm.commands import Command
 from agent.mdm.facts import Fact, Key, of_kind, version
 from agent.mdm.results import Result, Status
 from agent.mdm.session import Session
-from agent.pki.issuing.authority import LOM_USAGE, Authority
+from agent.pki.issuing.authority import LOM_USAGE
 from agent.profiles.enrollment import BOOTSTRAP_CAPABILITY, PER_USER_CAPABILITY, TOKEN_CAPABILITY
 from agent.profiles.store import InstalledProfile, ProfileStore
 
 CHANNELS = (DEVICE_CHANNEL, USER_CHANNEL)
 LOM_STATES = ("none", "device", "controller", "both")
 MODELS = {"intel": "MacPro7,1", "apple-silicon": "Macmini9,1"}
-AUTHORITIES = Authority.create("LOM Devices"), Authority.create("LOM Controllers")
+AUTHORITIES = IssuedOnce.create("LOM Devices"), IssuedOnce.create("LOM Controllers")
 IDENTITY = AUTHORITIES[0].issue("mac.lom.test", LOM_USAGE, names=["mac.lom.test"])
 NOW = 1.8e9
 

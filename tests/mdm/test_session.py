@@ -20,14 +20,14 @@ from agent.mdm.results import ChainedError, Domain, Result, Status, acknowledged
 from agent.mdm.session import TABLE, Event, Execute, Input, NotNowRepeated, Send, Session, SessionEnded, State
 from agent.mdm.timing import NOT_NOW_RETRY_SECONDS, RETRY_LONGEST_SECONDS, Timing
 from agent.mdm.waits import LONGEST_WAIT_SECONDS, SHORTEST_WAIT_SECONDS
-from agent.plists import dump_binary, dump_xml, load_dict
+from agent.plists import MAX_DEPTH, MAX_VALUES, dump_binary, dump_xml, load_dict
 
 UDID = "5D3B0C1A-0000-4000-8000-000000000001"
 BROKEN = PeerError("the connection broke")
 NOT_NOW = Result(Status.NOT_NOW)
 
 
-def command(uuid: str = "a", **body: Any) -> bytes:
+def command(uuid: str | int = "a", **body: Any) -> bytes:
     return dump_xml({"CommandUUID": uuid, "Command": {"RequestType": "ProfileList", **body}})
 
 
@@ -139,19 +139,61 @@ def test_session_runs_from_idle_through_commands_to_the_empty_response() -> None
     assert seen(session) == (State.CLOSED, None, 0, False, False)
 
 
-def test_malformed_command_is_reported_and_the_session_continues() -> None:
+MALFORMED: dict[str, dict[str, Any]] = {
+    "no Command": {},
+    "Command is an array": {"Command": []},
+    "Command is text": {"Command": "ProfileList"},
+    "no RequestType": {"Command": {}},
+    "RequestType is a number": {"Command": {"RequestType": 7}},
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_command_is_reported_and_the_session_continues(body: dict[str, Any]) -> None:
     session = waiting()
-    sent = session.answer(200, dump_xml({"CommandUUID": "bad", "Command": []}), 0.0)
+    sent = session.answer(200, dump_xml({"CommandUUID": "bad", **body}), 0.0)
     assert status_of(sent) == ("CommandFormatError", "bad")
     assert isinstance(session.answer(200, command("good"), 0.0), Execute)
 
 
-@pytest.mark.parametrize("answer", [b"no plist", dump_xml({"Command": {"RequestType": "ProfileList"}}), dump_xml([])])
-def test_unanswerable_response_ends_the_session(answer: bytes) -> None:
+NESTED = b"<key>deep</key>" + b"<array>" * MAX_DEPTH + b"</array>" * MAX_DEPTH
+
+
+def plist(inside: bytes, before: bytes = b"") -> bytes:
+    return before + b'<plist version="1.0"><dict>' + inside + b"</dict></plist>"
+
+
+NOT_A_COMMAND = {  # the body, the kind of the failure, and its words
+    "text": (b"OK", "plist", "not a property list"),
+    "a web page": (b"<html><body>Sign in</body></html>", "html_page", "found an HTML page (status 200)"),
+    "broken binary": (b"bplist00" + b"\xff" * 40, "plist", "property list"),
+    "an array": (dump_xml([]), "plist", "to be a dictionary"),
+    "nested too deep": (plist(b"<key>CommandUUID</key><string>one</string>" + NESTED), "plist", "nested deeper"),
+    "entities": (
+        plist(b"<key>a</key><string>&a;</string>", b'<!DOCTYPE plist [<!ENTITY a "b">]>'),
+        "plist",
+        "entities",
+    ),
+    "too many": (plist(b"<key>a</key><array>" + b"<true/>" * (MAX_VALUES + 1) + b"</array>"), "plist", "values"),
+    "no CommandUUID": (plist(b""), "command_dropped", "CommandUUID"),
+    "a Command, but no CommandUUID": (
+        dump_xml({"Command": {"RequestType": "ProfileList"}}),
+        "command_dropped",
+        "CommandUUID",
+    ),
+    "empty CommandUUID": (command(""), "command_dropped", "CommandUUID"),
+    "a number as CommandUUID": (command(7), "command_dropped", "found an integer"),
+}
+
+
+@pytest.mark.parametrize(("body", "kind", "words"), NOT_A_COMMAND.values(), ids=NOT_A_COMMAND)
+def test_unanswerable_response_ends_the_session(body: bytes, kind: str, words: str) -> None:
     session = waiting()
-    event = session.answer(200, answer, 0.0)
+    event = session.answer(200, body, 0.0)
     assert isinstance(event, SessionEnded)
     assert event.failure is not None
+    assert event.failure.kind == kind
+    assert words in str(event.failure)
     assert not event.unenrolled
     assert seen(session) == (State.CLOSED, None, 0, False, False)
 
@@ -187,6 +229,7 @@ def test_push_during_a_failing_session_starts_another(answer: tuple[int, bytes])
         lambda session: session.broke(BROKEN, 0.0),
         lambda session: session.power_lost(),
         lambda session: session.answer(500, b"", 0.0),
+        lambda session: session.answer(503, b"", 0.0),
         lambda session: session.answer(400, b"", 0.0),
         lambda session: session.answer(403, b"", 0.0),
         lambda session: session.answer(200, PAGE, 0.0),
@@ -198,8 +241,9 @@ def test_an_undelivered_result_opens_the_next_session(lose: Callable[[Session], 
     sent = session.finish("a", acknowledged({"Key": "value"}))
     lose(session)
     assert session.owes_result
-    assert session.open() == sent
-    lose(session)
+    for _ in range(2):
+        assert session.open() == sent
+        lose(session)
     assert session.wake() == sent
     session.answer(200, b"", 0.0)
     assert not session.owes_result
@@ -432,6 +476,7 @@ def delays(session: Session, fail: Callable[[Session, float], object], count: in
 FAILURES: list[Callable[[Session, float], object]] = [
     lambda session, now: session.broke(BROKEN, now),
     lambda session, now: session.answer(500, b"", now),
+    lambda session, now: session.answer(502, b"", now),
     lambda session, now: session.answer(503, b"", now),
     lambda session, now: session.answer(429, b"", now),
     lambda session, now: session.answer(599, b"", now, retry_after=7.0),
@@ -639,7 +684,10 @@ def test_unknown_mac_unenrolls(start: Callable[[], Session], status: int, body: 
         (403, b"no plist", "text/xml"),
         (400, JSON, "application/json"),
         (404, PLIST, "text/xml"),
+        (405, b"no", ""),
         (410, b"", ""),
+        (413, b"no", ""),
+        (415, b"no", ""),
         (204, b"", ""),
         (302, b"", ""),
     ],
@@ -651,7 +699,7 @@ def test_other_refusal_ends_the_session_and_keeps_the_result(status: int, body: 
     assert isinstance(event, SessionEnded)
     assert not event.unenrolled
     assert isinstance(event.failure, ServerRefused)
-    assert str(status) in str(event.failure)
+    assert f"{status} instead of 200" in str(event.failure)
     assert seen(session) == (State.CLOSED, None, 0, False, True)
     assert session.open() == sent
 

@@ -196,7 +196,7 @@ TEXT = {
 }
 
 
-CHANGES_CASE = re.compile(r"\b(?:lower|upper|casefold|swapcase|title)\b")  # other modules need no parsing
+CHANGES_CASE = re.compile(r"\.\s*(?:lower|upper|casefold|swapcase|title)\b")  # other modules need no parsing
 
 
 def test_no_code_compares_identities_by_unicode_case() -> None:

@@ -18,6 +18,7 @@ from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.web.server import Request
 
 from agent.errors import MisuseError, OperatorError
+from agent.service.api import control
 from agent.service.api.control import MAX_CONNECTIONS, ControlServer
 from agent.service.api.problems import KINDS
 from agent.service.api.requests import API
@@ -562,6 +563,7 @@ def with_page(monkeypatch: pytest.MonkeyPatch, folder: Path, **contents: str) ->
         (folder / "page" / name.replace("_", ".")).write_text(text, encoding="utf-8")
     (folder / "secret.js").write_text("secret", encoding="utf-8")
     monkeypatch.setattr("agent.service.api.control.files", lambda _package: folder)
+    monkeypatch.setattr(control, "_application", control._application.__wrapped__)  # that of other tests has the page
 
 
 def test_the_page_needs_no_token_and_may_load_nothing_from_elsewhere(run_in_reactor, monkeypatch, tmp_path) -> None:

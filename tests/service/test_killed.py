@@ -38,7 +38,8 @@ from agent.state.fleet import FleetState
 pytestmark = [pytest.mark.slow, pytest.mark.hypothesis]  # `tox -e explore` kills five times as often
 
 LAST_STEP = 100
-KILLS = 10  # in each of the runs, which are short: each has to end in the time of one test
+KILLS = 25  # in each of the runs, which take longer than other tests
+SECONDS = 300.0  # far beyond what a run takes
 RUNS_OF_ALL_STEPS = LAST_STEP // KILLS  # a kill at each of the steps
 RUNS = RUNS_OF_ALL_STEPS * (10 if settings.default.max_examples > USUAL_EXAMPLES else 2)  # 1,000 kills, or 200
 MACS = 3  # the last of them enrolls anew now and then
@@ -216,7 +217,7 @@ def test_a_fleet_that_is_killed_loses_no_result_and_no_identity(
         killer.runs += 1
         await server.close()
 
-    run_in_reactor(test())
+    run_in_reactor(test(), SECONDS)
 
 
 def steps_of(seed: int) -> list[int]:

@@ -24,7 +24,7 @@ PHASES = ("examples", "coverage", "fuzzing", "stateful")
 PROGRAM = "from schemathesis.cli import schemathesis; schemathesis()"
 
 
-def test_service_conforms_to_its_document(tmp_path: Path) -> None:
+def test_service_conforms_to_its_document(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     with started_service(tmp_path, "--lab", "--devices", "3", "--clock", "manual") as service:
         done = subprocess.run(
             [
@@ -38,6 +38,7 @@ def test_service_conforms_to_its_document(tmp_path: Path) -> None:
             env={
                 **os.environ, "PYTHONPATH": str(SUPPORT), "SCHEMATHESIS_HOOKS": "schemathesis_hooks",
                 "CONTROL_URL": service.url, "CONTROL_TOKEN": service.token,
+                "HYPOTHESIS_STORAGE_DIRECTORY": str(pytestconfig.rootpath / ".hypothesis"),  # with tables of Unicode
             },
         )  # fmt: skip
         output = done.stdout.decode()

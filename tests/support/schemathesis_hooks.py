@@ -6,6 +6,7 @@ Schemathesis loads it by SCHEMATHESIS_HOOKS. CONTROL_URL and CONTROL_TOKEN are t
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Any
 
 import requests
@@ -35,12 +36,18 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
 
 def existing_mac(choice: int) -> str:
     """The UDID of a Mac of the service; some are added where none is left."""
-    with requests.Session() as session:
-        session.trust_env = False
-        session.headers["Authorization"] = f"Bearer {os.environ['CONTROL_TOKEN']}"
-        url = f"{os.environ['CONTROL_URL']}/v1/macs"
-        macs = session.get(url, timeout=30).json() or session.post(url, json={"count": 3}, timeout=30).json()
-        return str(macs[choice % len(macs)]["udid"])
+    session, url = control_session(), f"{os.environ['CONTROL_URL']}/v1/macs"
+    macs = session.get(url, timeout=30).json() or session.post(url, json={"count": 3}, timeout=30).json()
+    return str(macs[choice % len(macs)]["udid"])
+
+
+@cache
+def control_session() -> requests.Session:
+    """A session of the control API, whose connection is kept."""
+    session = requests.Session()
+    session.trust_env = False
+    session.headers["Authorization"] = f"Bearer {os.environ['CONTROL_TOKEN']}"
+    return session
 
 
 def is_between(value: Any, low: float, high: float) -> bool:

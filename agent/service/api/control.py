@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.resources import files
 from inspect import isawaitable
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from twisted.internet.defer import Deferred, gatherResults, succeed
@@ -86,7 +86,7 @@ class APIServer:
         self._reactor = reactor
         self._address = address
         self._guard = _Guard(address[0], token)
-        resource = _Guarded(self._guard, _app(api, routes, live, title, page=page).resource())
+        resource = _Guarded(self._guard, _Served(api, live), _application(tuple(routes), title, page=page))
         site = BoundedSite(resource, timeout=IDLE_SECONDS, reactor=reactor)
         site.keeps_body = self._guard.has_token
         self._connections = LimitedConnections(site, MAX_CONNECTIONS)
@@ -177,14 +177,22 @@ def _is_unspecified(host: str) -> bool:
     return host == "" or (_is_address(host) and ip_address(host).is_unspecified)
 
 
+class _Served(NamedTuple):
+    """What the requests of one server are about."""
+
+    api: Any
+    live: Live
+
+
 class _Guarded(Resource):
-    """Every path: the guard, then the application."""
+    """Every path: the guard, then the application, whose requests have ``served``."""
 
     isLeaf = True
 
-    def __init__(self, guard: _Guard, app: Any) -> None:
+    def __init__(self, guard: _Guard, served: _Served, app: Any) -> None:
         super().__init__()
         self._guard = guard
+        self._served = served
         self._app = app
 
     def render(self, request: Any) -> Any:
@@ -198,6 +206,7 @@ class _Guarded(Resource):
             _check_path(request.postpath)
         except RequestFailed as failed:
             return _write_problem(request, failed)
+        request.served = self._served
         return self._app.render(request)
 
 
@@ -211,22 +220,30 @@ def _check_path(parts: list[bytes]) -> None:
         raise RequestFailed(404, "Expected a path of /openapi.json, found one with an encoded slash.")
 
 
-def _app(api: Any, routes: Sequence[Route], live: Live, title: str, *, page: bool) -> Any:
-    """The klein application: a handler for each route, for the page, the OpenAPI document and the metrics."""
+@cache
+def _application(routes: tuple[Route, ...], title: str, *, page: bool) -> Any:
+    """The klein application: a handler for each route, for the page, the OpenAPI document and the metrics.
+
+    It is made once for all servers with these routes, since werkzeug compiles two functions for each route.
+    """
     # Imported here because it imports the reactor, which only the command line may choose.
     from klein import Klein
 
     app = Klein()
     for route in routes:
-        app.route(route.path, methods=[route.method], endpoint=route.name)(_handler(api, route))
-    _static(app, "/openapi.json", "openapi", JSON, partial(_openapi, tuple(routes), title))
-    _static(app, "/metrics", "metrics", METRICS, lambda: _metrics(live))
+        app.route(route.path, methods=[route.method], endpoint=route.name)(_handler(route))
+    _static(app, "/openapi.json", "openapi", JSON, lambda _request: _openapi(routes, title))
+    _static(app, "/metrics", "metrics", METRICS, _metrics)
     for name, (media, octets) in _page_files().items() if page else ():
-        _static(app, f"/page/{name}", f"page {name}", media, partial(bytes, octets))
+        _static(app, f"/page/{name}", f"page {name}", media, partial(_file, octets))
         if name == "index.html":
-            _static(app, "/", "page", media, partial(bytes, octets))
+            _static(app, "/", "page", media, partial(_file, octets))
     app.handle_errors(Exception)(_problem)
-    return app
+    return app.resource()
+
+
+def _file(octets: bytes, _request: Any) -> bytes:
+    return octets
 
 
 def _openapi(routes: tuple[Route, ...], title: str) -> bytes:
@@ -235,18 +252,18 @@ def _openapi(routes: tuple[Route, ...], title: str) -> bytes:
     return openapi_json(routes, title)
 
 
-async def _metrics(live: Live) -> bytes:
+async def _metrics(request: Any) -> bytes:
     from agent.service.prometheus import exposition  # imported for the first scrape: a fast start
 
-    view = live()
+    view = request.served.live()
     return exposition(view if isinstance(view, LiveView) else await view)
 
 
-def _static(app: Any, path: str, name: str, media: str, content: Callable[[], bytes | Awaitable[bytes]]) -> None:
+def _static(app: Any, path: str, name: str, media: str, content: Callable[[Any], bytes | Awaitable[bytes]]) -> None:
     async def render(request: Any) -> bytes:
         if media == PAGE_TYPES["html"]:
             request.setHeader("content-security-policy", PAGE_POLICY)
-        octets = content()
+        octets = content(request)
         return _written(request, 200, media, octets if isinstance(octets, bytes) else await octets)
 
     app.route(path, methods=["GET"], endpoint=name)(render)
@@ -263,16 +280,14 @@ def _page_files() -> dict[str, tuple[str, bytes]]:
     return found
 
 
-def _handler(api: Any, route: Route) -> Callable[..., Any]:
-    call = getattr(api, route.name)
-
+def _handler(route: Route) -> Callable[..., Any]:
     async def answer(request: Any, **path: str) -> bytes:
         arguments: dict[str, Any] = {**path, **query_values(route, request.uri.partition(b"?")[2])}
         if route.media == "text/event-stream":
             arguments["after"] = _last_event_id(request, arguments["after"])
         if route.body is not None:
             arguments["body"] = body_value(route, request.content.read())
-        result = call(**arguments)
+        result = getattr(request.served.api, route.name)(**arguments)
         if isawaitable(result):
             result = await result
         if isinstance(result, EventStream):

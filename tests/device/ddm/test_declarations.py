@@ -15,6 +15,7 @@ from apple_schema import problems
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from issued_once import IssuedOnce
 
 from agent.device.answering import OfflineMac
 from agent.device.commands import carry_out
@@ -36,12 +37,11 @@ from agent.mdm.facts import Fact, of_kind, read_facts
 from agent.mdm.refusals import ServerRefused
 from agent.mdm.results import Result, Status
 from agent.mdm.session import Session
-from agent.pki.issuing.authority import Authority
 
 NOON = 1_800_000_000.0
 TABLE = list(read_facts(files("agent.mdm").joinpath("facts.tsv").read_text(encoding="utf-8")))
 KEYS_OF_ONE_CHANNEL = [fact for fact in TABLE if fact.kind == "declaration" and fact.path and fact.channels]
-AUTHORITY = Authority.create("declarations")
+AUTHORITY = IssuedOnce.create("declarations")
 
 
 def mac(os: str = "26.2") -> Device:
