@@ -55,6 +55,7 @@ def test_results_have_the_documented_shape(finished: tuple[subprocess.CompletedP
     assert datetime.fromisoformat(document["started"]).utcoffset() is not None
     assert document["complete"] is True
     assert document["errors"] == document["dropped"] == document["limits"] == []
+    assert "changed" not in document
     assert [phase["name"] for phase in document["phases"]] == [
         "enroll", "lom_setup", "reset", "power_off", "while_off", "off", "power_on",
     ]  # fmt: skip
@@ -147,39 +148,34 @@ Authorities.lom_device_identity = lom_device_identity
     assert b"impostor.lom.test" in done.stdout
 
 
-def test_key_pool_reports_how_many_keys_were_reused(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def pooled_and_busy(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[bytes], Path]:
+    """A run of 4 Macs that share one SCEP key and answer NotNow at random, and the folder with its files."""
+    folder = tmp_path_factory.mktemp("pooled")
     done = lom_agent(
-        "run",
-        "--devices",
-        "4",
-        "--segment-size",
-        "2",
-        "--identity",
-        "scep",
-        "--keys",
-        "pool:1",
-        "--workers",
-        "1",
-        *QUICK,
-        "--out",
-        str(tmp_path),
-    )
+        "run", "--devices", "4", "--segment-size", "2", "--identity", "scep", "--keys", "pool:1", "--workers", "1",
+        "--not-now", "0.4", "--not-now-retry", "0.1", *QUICK,
+        "--out", str(folder), "--trace", str(folder / "trace.jsonl"),
+    )  # fmt: skip
+    return done, folder
+
+
+def test_key_pool_reports_how_many_keys_were_reused(
+    pooled_and_busy: tuple[subprocess.CompletedProcess[bytes], Path],
+) -> None:
+    done, folder = pooled_and_busy
     assert done.returncode == 0, done.stdout
-    document = json.loads((tmp_path / "results.json").read_bytes())
+    document = json.loads((folder / "results.json").read_bytes())
     assert document["keys"] == {"pool": 1, "reused": 3}
     assert document["operations"]["lom_device"] == {**document["operations"]["lom_device"], "count": 6, "errors": 0}
 
 
-def test_run_with_random_notnow_completes(tmp_path: Path) -> None:
-    trace = tmp_path / "trace.jsonl"
-    done = lom_agent(
-        "run", "--devices", "6", "--segment-size", "3", "--not-now", "0.4", "--not-now-retry", "0.1", *QUICK,
-        "--trace", str(trace),
-    )  # fmt: skip
+def test_run_with_random_notnow_completes(pooled_and_busy: tuple[subprocess.CompletedProcess[bytes], Path]) -> None:
+    done, folder = pooled_and_busy
     assert done.returncode == 0, done.stdout
-    statuses = [json.loads(line).get("status") for line in trace.read_text().splitlines()]
+    statuses = [json.loads(line).get("status") for line in (folder / "trace.jsonl").read_text().splitlines()]
     assert statuses.count("NotNow") > 0
-    assert statuses.count("Acknowledged") == 2 * 6 + 2 + 2 + 3
+    assert statuses.count("Acknowledged") == 2 * 4 + 2 + 2 + 2
 
 
 def test_run_with_notnow_for_a_time_completes(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from collections_off import without_collections
 
 ROOMS = (
     "errors",
@@ -83,7 +84,8 @@ def wrong_arrows(folder: Path) -> list[str]:
 @cache
 def arrows(folder: Path) -> tuple[Arrow, ...]:
     """Every import of every module, also those in functions and for type checkers."""
-    return tuple(_arrows(folder))
+    with without_collections():
+        return tuple(_arrows(folder))
 
 
 def _arrows(folder: Path) -> Iterator[Arrow]:
