@@ -208,27 +208,22 @@ def test_unenrolled_mac_takes_no_part_in_later_phases(run_in_reactor: RunInReact
     assert +Counter(onlooker.views[-1].macs) == {"idle": MACS}
 
 
-def test_macs_poll_during_an_idle_phase(run_in_reactor: RunInReactor) -> None:
+def test_macs_poll_during_an_idle_phase_and_enroll_again(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         return await load_run(
             ENROLL,
             {"kind": "idle", "seconds": 1.0, "poll": 0.5},
             {"kind": "idle", "name": "some", "seconds": 1.0, "poll": 0.5, "segments": 1},
             {"kind": "idle", "name": "nobody", "seconds": 0.1},
+            {**ENROLL, "name": "again"},
+            LOOK,
         )
 
     conductor = run_in_reactor(scenario())
-    assert [phase.state.planned for phase in conductor.phases] == [8, 16, 8, 0]
-    assert counts(conductor.metrics())["session"] + sum(dropped(conductor.metrics()).values()) == 24
-    assert failed(conductor.metrics()) == {}
-
-
-def test_enrolled_macs_enroll_again(run_in_reactor: RunInReactor) -> None:
-    async def scenario() -> Conductor:
-        return await load_run(ENROLL, {**ENROLL, "name": "again"}, LOOK)
-
-    conductor = run_in_reactor(scenario())
-    assert [phase.state.done for phase in conductor.phases] == [MACS, MACS, MACS]
+    assert [phase.state.planned for phase in conductor.phases] == [8, 16, 8, 0, 8, 8]
+    assert counts(conductor.metrics())["session"] + sum(dropped(conductor.metrics()).values()) == 24 + 8
+    assert counts(conductor.metrics())["enroll"] == 2 * MACS
+    assert [conductor.phases[index].state.done for index in (0, 4, 5)] == [MACS, MACS, MACS]
     assert failed(conductor.metrics()) == {}
 
 
