@@ -36,7 +36,8 @@ def test_one(lom_fleet):
     os.replace(f"{worker}.tmp", f"{worker}.pid")
     lom_fleet.wait(kind="unenrolled", timeout=600)
 """
-OUTSIDE = ("-p", "no:cacheprovider", "-q")
+OTHER_PLUGINS = ("-p", "no:schemathesis", "-p", "no:hypothesispytest")  # take a second of CPU
+OUTSIDE = ("-p", "no:cacheprovider", *OTHER_PLUGINS, "-q")
 
 
 @pytest.fixture(scope="module")
