@@ -276,7 +276,7 @@ def test_interrupted_run_writes_its_results(tmp_path: Path) -> None:
 def started(tmp_path: Path) -> subprocess.Popen[bytes]:
     """A long run, once the results that it writes meanwhile have all four enrollments."""
     arguments = [
-        COMMAND, "run", "--devices", "4", "--segment-size", "2", "--workers", "2", "--out", str(tmp_path),
+        COMMAND, "run", "--devices", "4", "--workers", "1", "--out", str(tmp_path),
         "--set", "phase.off.seconds=300",
     ]  # fmt: skip
     running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -313,7 +313,7 @@ def test_killed_run_leaves_readable_results_and_no_process(tmp_path: Path) -> No
         workers = children_of(running.pid)
         running.kill()
         running.communicate(timeout=SECONDS)
-    assert len(workers) == 2
+    assert len(workers) == 1
     document = read_results(tmp_path)
     assert document.complete is False
     assert document.operations["enroll"].count == 4

@@ -124,6 +124,7 @@ def test_stall_shows_in_an_open_loop_and_not_in_a_closed_one(run_in_reactor: Run
             workers=1,
             started=started,
             trace=lambda _shard: str(tmp_path / "trace.jsonl"),
+            rule=[{"on": "session", "do": "delay", "seconds": 0.05}],  # else the closed loop is as fast as this machine
         )
 
     conductor = run_in_reactor(scenario())

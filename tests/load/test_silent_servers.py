@@ -58,7 +58,7 @@ timeout = {limit}
 kind = "checkin"
 by = "self"
 timeout = {limit}
-rate = 20
+rate = 10
 duration = 2
 """
 
