@@ -400,7 +400,7 @@ def test_wrong_usage_of_a_process(start: Start, arguments: list[str], words: byt
 def test_python_dash_m_is_the_same_command() -> None:
     done = subprocess.run([sys.executable, "-m", "agent", "--help"], capture_output=True, timeout=SECONDS, check=False)
     assert done.returncode == 0
-    assert done.stdout.replace(b"python -m agent", b"lom-agent") == installed("--help").stdout
+    assert done.stdout.replace(b"python -m agent", b"lom-agent") == lom_agent("--help").stdout
 
 
 def test_fleet_show_prints_the_same_bytes_in_every_process() -> None:
