@@ -101,9 +101,9 @@ def killed():
     finally: kill()
 agent.cli.commands.run_command_line = killed
 """,
-    "before and at the interpreter's end": """
-import atexit, sys
-atexit.register(os.kill, os.getpid(), signal.SIGHUP)
+    "before the interpreter's end": "import atexit\natexit.register(kill)\n",
+    "at the interpreter's end": """
+import sys
 class Dying:
     def __del__(self, kill=os.kill, process=os.getpid(), number=signal.{name}): kill(process, number)
 sys.dying = Dying()  # among the last that is destroyed
@@ -112,7 +112,7 @@ sys.dying = Dying()  # among the last that is destroyed
 
 
 @pytest.mark.parametrize(
-    ("moment", "name"), [*zip(AT_THE_END, ["SIGTERM", "SIGINT", "SIGINT"], strict=True)], ids=AT_THE_END
+    ("moment", "name"), [*zip(AT_THE_END, ["SIGTERM", "SIGINT", "SIGHUP", "SIGINT"], strict=True)], ids=AT_THE_END
 )
 def test_a_signal_does_not_change_an_exit_status_that_is_decided(tmp_path: Path, moment: str, name: str) -> None:
     patch = (KILL + AT_THE_END[moment]).format(name=name)
