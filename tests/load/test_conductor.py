@@ -284,13 +284,14 @@ def test_clocks_are_measured_again_during_a_run_and_phases_start_by_the_last_mea
 
     async def scenario() -> Conductor:
         idle = {"kind": "idle", "seconds": 2.5}
-        return await load_run(idle, ENROLL, onlooker=Onlooker(look), started=conductors.append)
+        fleet = {"segment_size": 2}
+        return await load_run(idle, ENROLL, devices=4, fleet=fleet, onlooker=Onlooker(look), started=conductors.append)
 
     conductor = run_in_reactor(scenario())
     last = [worker.offset for worker in conductor._workers]
     assert all(before is not after for before, after in zip(first[0], last, strict=True))
     assert conductor.incomplete_because is None
-    assert conductor.phases[1].state.done == 8
+    assert conductor.phases[1].state.done == 4
 
 
 class Elsewhere(LocalLauncher):
