@@ -85,7 +85,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
     items.sort(key=lambda item: (item.path.parent != TESTS, item.path.parent.name != "load"))
     with open(__file__, "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        st.characters().validate()
+        st.text().validate()
         return (yield)
 
 
