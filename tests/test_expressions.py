@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from collections_off import without_collections
 from hypothesis import given
 from hypothesis import strategies as st
 from regex_ambiguity import ambiguity
@@ -245,7 +246,9 @@ def finders() -> dict[str, _Finder]:
         name = ".".join(part for part in parts if part != "__init__")
         text = path.read_text(encoding="utf-8")
         if MAY_MATTER.search(text) and parts[-1] != "__main__":
-            found[name] = _Finder(importlib.import_module(name), ast.parse(text))
+            module = importlib.import_module(name)
+            with without_collections():
+                found[name] = _Finder(module, ast.parse(text))
     return found
 
 

@@ -26,7 +26,6 @@ from agent.pki.issuing.authority import SERVER_USAGE, Authority
 from agent.profiles.making import TOPIC
 
 SEED = "push from outside"
-QUICK = ("--boot", "constant:0.1")
 
 
 @contextmanager
@@ -160,10 +159,11 @@ def test_separate_lab_reports_what_is_wrong_with_its_gateway(arguments: list[str
 
 
 def test_gateway_ca_is_created_once_with_a_private_key_file(tmp_path: Path) -> None:
-    tls = tmp_path / "apns"
+    tls, scenario = tmp_path / "apns", tmp_path / "one.toml"
+    scenario.write_text('[fleet]\ndevices = 1\n[[phase]]\nkind = "enroll"\n')
     made = []
     for _ in range(2):
-        done = lom_agent("run", "--devices", "1", "--apns", "127.0.0.1:0", "--apns-tls", str(tls), "--quiet", *QUICK)
+        done = lom_agent("run", str(scenario), "--apns", "127.0.0.1:0", "--apns-tls", str(tls), "--quiet")
         assert done.returncode == 0, done.stdout
         made.append({path.name: path.read_bytes() for path in tls.iterdir()})
     assert set(made[0]) == {"ca.pem", "ca.key"}

@@ -301,7 +301,7 @@ def test_a_service_with_a_state_file_goes_on_where_it_was(tmp_path: Path) -> Non
     file = tmp_path / "fleet.sqlite"
     with Fleet.start(lab=True, state=file) as first:
         udid = enrolled(first).udid
-    with Fleet.start(lab=True, state=file) as second:
+    with forked_service(tmp_path, f"--state={file}") as ready, connected(ready) as second:
         mac = second.macs[0]
         assert (mac.udid, mac.enrolled) == (udid, True)
         uuid = second.lab.queue(udid, "ProfileList")

@@ -36,7 +36,8 @@ def test_one(lom_fleet):
     os.replace(f"{worker}.tmp", f"{worker}.pid")
     lom_fleet.wait(kind="unenrolled", timeout=600)
 """
-OUTSIDE = ("-p", "no:cacheprovider", "-q")
+OTHER_PLUGINS = ("-p", "no:schemathesis", "-p", "no:hypothesispytest")  # take a second of CPU
+OUTSIDE = ("-p", "no:cacheprovider", *OTHER_PLUGINS, "-q")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_a_failed_test_shows_seed_rules_and_exchanges(pytester: pytest.Pytester,
             assert len(lom_fleet) == 0
         """
     )
-    result = pytester.runpytest_inprocess()
+    result = pytester.runpytest_inprocess(*OTHER_PLUGINS)
     result.assert_outcomes(failed=1, passed=1)
     lines = ["*lom-agent*", "seed: *test_fails", "*drop on command ProfileList*", "*TokenUpdate*"]
     result.stdout.fnmatch_lines(lines)
@@ -120,7 +121,7 @@ def test_the_marker_chooses_macs_seed_and_clock(pytester: pytest.Pytester, start
             assert lom_device.number == 0
         """
     )
-    pytester.runpytest_inprocess().assert_outcomes(passed=2)
+    pytester.runpytest_inprocess(*OTHER_PLUGINS).assert_outcomes(passed=2)
     assert [(each["clock"], each["apns"]) for each in started] == [("manual", True), ("real", False)]
 
 
@@ -134,7 +135,7 @@ def test_the_lab_needs_the_gateway(pytester: pytest.Pytester, started: list[dict
             pass
         """
     )
-    result = pytester.runpytest_inprocess()
+    result = pytester.runpytest_inprocess(*OTHER_PLUGINS)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*Expected a test with a gateway for lom_lab, found apns=False*"])
     assert [each["apns"] for each in started] == [False]
@@ -157,7 +158,7 @@ def test_a_suite_sets_options_of_its_services(pytester: pytest.Pytester, started
             assert server == lom_fleet.apns.url
         """
     )
-    pytester.runpytest_inprocess().assert_outcomes(passed=1)
+    pytester.runpytest_inprocess(*OTHER_PLUGINS).assert_outcomes(passed=1)
     assert started == [{"lab": True, "apns": True, "clock": "real", "insecure": True, "boot": "constant:5"}]
 
 
@@ -171,8 +172,8 @@ def test_collecting_and_a_wrong_marker_start_nothing(pytester: pytest.Pytester, 
             pass
         """
     )
-    assert pytester.runpytest_inprocess("--collect-only").ret == 0
-    result = pytester.runpytest_inprocess()
+    assert pytester.runpytest_inprocess(*OTHER_PLUGINS, "--collect-only").ret == 0
+    result = pytester.runpytest_inprocess(*OTHER_PLUGINS)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*macs*"])
     assert started == []
@@ -237,7 +238,7 @@ def test_service_that_ends_is_replaced_and_the_report_has_its_exit_status(pytest
             lom_fleet.mac()
         """
     )
-    result = pytester.runpytest_inprocess()
+    result = pytester.runpytest_inprocess(*OTHER_PLUGINS)
     result.assert_outcomes(failed=1, passed=1)
     lines = ["*ClientError: Expected an answer from the service*", "*The service ended with status -9.*"]
     result.stdout.fnmatch_lines(lines)

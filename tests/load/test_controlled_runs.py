@@ -140,10 +140,14 @@ def refused(ask: Callable[[], object]) -> tuple[int, str]:
     return error.value.problem.status, error.value.problem.detail
 
 
+# So that a closed loop does not start as many operations as this machine can.
+SLOW = ("--rule", 'on = "session", do = "delay", seconds = 0.1')
+
+
 @pytest.mark.parametrize("how", [OPEN, CLOSED, RAMP], ids=["open", "closed", "ramp"])
 def test_a_pause_over_the_end_of_a_phase_moves_its_end(tmp_path: Path, how: str) -> None:
     seconds = 2.0
-    with controlled(tmp_path, seconds, how, patch=WATCHED) as (run, client):
+    with controlled(tmp_path, seconds, how, *(SLOW if how == CLOSED else ()), patch=WATCHED) as (run, client):
         until(client, lambda state: state.phases[1].state == "running")
         paused = client.pause()
         assert paused.paused
@@ -169,8 +173,17 @@ def test_a_pause_over_the_end_of_a_phase_moves_its_end(tmp_path: Path, how: str)
     assert {name for row in rows for name in row.get("rates", ())} == ({"look"} if how == OPEN else set())
 
 
-def test_what_contradicts_the_run_is_refused_with_problem_details(tmp_path: Path) -> None:
-    with controlled(tmp_path, LONG) as (run, client):
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was asked for what it refuses, before its workers were ready and after, and stopped."""
+    folder = tmp_path_factory.mktemp("stopped")
+    go_on = folder / "go on"
+    with controlled(folder, LONG, patch=UNREADY.format(path=str(go_on))) as (run, client):
+        assert not client.state.began
+        for ask in (client.pause, client.resume, lambda: client.set_rate("look", 5)):
+            status, detail = refused(ask)
+            assert (status, "workers" in detail) == (409, True)
+        go_on.touch()
         until(client, looking)
         assert refused(client.resume)[0] == 409
         client.pause()
@@ -182,7 +195,7 @@ def test_what_contradicts_the_run_is_refused_with_problem_details(tmp_path: Path
         assert refused(lambda: client.set_rate("enroll", 5)) == (400, refused(lambda: client.set_rate("enroll", 6))[1])
         assert refused(lambda: client.set_rate("look"))[0] == 400
         assert refused(lambda: client.set_rate("look", 5, factor=2))[0] == 400
-        ready = json.loads((tmp_path / "ready.json").read_text())
+        ready = json.loads((folder / "ready.json").read_text())
         url, headers = ready["control"], {"Authorization": f"Bearer {ready['token']}"}
         for rate in ("0", "-1", "NaN", "1e400", '"5"', "null"):
             body = f'{{"phase": "look", "rate": {rate}}}'
@@ -196,23 +209,13 @@ def test_what_contradicts_the_run_is_refused_with_problem_details(tmp_path: Path
         assert 'lom_agent_phase_target_rate{phase="look"} 20.0' in text
         client.stop()
         assert run.end() == 1
-    assert [each["what"] for each in run.results["changes"]] == ["pause", "resume", "rate", "pause"]
-    assert run.results["incomplete_because"] == INTERRUPTED
+    return folder
 
 
-def test_nothing_is_changed_before_the_workers_are_ready(tmp_path: Path) -> None:
-    go_on = tmp_path / "ready"
-    with controlled(tmp_path, LONG, patch=UNREADY.format(path=str(go_on))) as (run, client):
-        assert not client.state.began
-        for ask in (client.pause, client.resume, lambda: client.set_rate("look", 5)):
-            status, detail = refused(ask)
-            assert (status, "workers" in detail) == (409, True)
-        go_on.touch()
-        until(client, looking)
-        client.stop()
-        run.end()
-    assert run.results.get("changes", []) == []
-    assert "changed" not in run.results
+def test_what_contradicts_the_run_or_comes_before_its_workers_are_ready_is_refused(stopped: Path) -> None:
+    results = json.loads((stopped / "results.json").read_bytes())
+    assert [each["what"] for each in results["changes"]] == ["pause", "resume", "rate", "pause"]
+    assert results["incomplete_because"] == INTERRUPTED
 
 
 def test_an_interruption_while_paused_drops_the_rest_and_every_report_tells_the_pause(tmp_path: Path) -> None:
@@ -297,26 +300,20 @@ def test_a_recorded_run_is_replayed_with_the_same_changes_at_the_same_times(tmp_
     assert looked(run)["planned"] > 2 * RATE * 5 / 2
 
 
-def test_a_replay_is_refused_where_the_scenario_cannot_have_the_changes(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with controlled(out, LONG) as (run, client):
-        until(client, looking)
-        client.set_rate("look", 20)
-        client.pause()
-        client.stop()
-        run.end()
+def test_a_replay_is_refused_where_the_scenario_cannot_have_the_changes(tmp_path: Path, stopped: Path) -> None:
     text = scenario(OPEN).format(seconds=5)
     (tmp_path / "same.toml").write_text(text)
     (tmp_path / "other.toml").write_text(text.replace('"look"', '"watch"'))
-    recorded = json.loads((out / "results.json").read_text())
-    zero = recorded | {"changes": [each | {"rate": 0} for each in recorded["changes"] if each["what"] == "rate"]}
-    (out / "zero.json").write_text(json.dumps(zero))
+    recorded = (stopped / "results.json").read_text()
+    (tmp_path / "results.json").write_text(recorded)
+    zero = [each | {"rate": 0} for each in json.loads(recorded)["changes"] if each["what"] == "rate"]
+    (tmp_path / "zero.json").write_text(json.dumps(json.loads(recorded) | {"changes": zero}))
     for name, results, why in (
         ("same", "results", "has no end"),
         ("other", "results", 'found "look"'),
         ("same", "zero", ">= 1e-06"),
     ):
-        done = lom_agent_here("run", str(tmp_path / f"{name}.toml"), "--replay", str(out / f"{results}.json"))
+        done = lom_agent_here("run", str(tmp_path / f"{name}.toml"), "--replay", str(tmp_path / f"{results}.json"))
         assert done.returncode == 2
         assert why in " ".join(done.stderr.decode().split())
 

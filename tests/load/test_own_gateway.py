@@ -23,13 +23,16 @@ from agent.push.reasons import OwnCause
 from agent.push.wire import RoutedAnswer
 from agent.servers.server import StatusRefused
 
+MACS = 4
 COMMAND = {"kind": "command", "request": {"RequestType": "ProfileList"}}
 PUSHED = {"kind": "checkin", "by": "push"}
 
 
 def run(run_in_reactor: RunInReactor, *phases: dict[str, Any], **tables: Any) -> Conductor:
     """Run these phases, one Mac after another, after the enrollment of all."""
-    return run_in_reactor(load_run(ENROLL, *({**phase, "concurrency": 8} for phase in phases), **tables))
+    fleet = {"segment_size": MACS // 2}
+    each = ({**phase, "concurrency": MACS} for phase in phases)
+    return run_in_reactor(load_run(ENROLL, *each, devices=MACS, fleet=fleet, **tables))
 
 
 def full(monkeypatch: pytest.MonkeyPatch, most: int = 0) -> None:
@@ -44,11 +47,11 @@ def test_a_server_that_hands_our_own_refusal_on_has_not_failed(
     monkeypatch.setattr("agent.net.apns.provider.TRIES", 1)  # the lab gives the 503 on at once
     conductor = run(run_in_reactor, *({**phase, "timeout": 60.0} for phase in (COMMAND, PUSHED)))
     metrics = conductor.metrics()
-    assert [phase.state.failed for phase in conductor.phases] == [0, 8, 8]
-    assert failed(metrics) == {("push", "own_gateway"): 16, ("delivery", "own_gateway"): 16}
-    assert counts(metrics)["enqueue"] == 16
+    assert [phase.state.failed for phase in conductor.phases] == [0, MACS, MACS]
+    assert failed(metrics) == {("push", "own_gateway"): 2 * MACS, ("delivery", "own_gateway"): 2 * MACS}
+    assert counts(metrics)["enqueue"] == 2 * MACS
     assert all("no failure of the server" in each.example for each in metrics.failures())
-    assert merge_push_counts(conductor.push_counts())["own"]["overloaded"] == 16
+    assert merge_push_counts(conductor.push_counts())["own"]["overloaded"] == 2 * MACS
 
 
 def test_a_server_that_still_tries_when_the_time_is_over_has_not_failed(
@@ -56,8 +59,8 @@ def test_a_server_that_still_tries_when_the_time_is_over_has_not_failed(
 ) -> None:
     full(monkeypatch)
     conductor = run(run_in_reactor, *({**phase, "timeout": 6.0} for phase in (COMMAND, PUSHED)))
-    assert [phase.state.failed for phase in conductor.phases] == [0, 8, 8]
-    assert failed(conductor.metrics())["delivery", "own_gateway"] == 16
+    assert [phase.state.failed for phase in conductor.phases] == [0, MACS, MACS]
+    assert failed(conductor.metrics())["delivery", "own_gateway"] == 2 * MACS
     assert {kind for _, kind in failed(conductor.metrics())} == {"own_gateway"}
 
 
@@ -90,7 +93,7 @@ def test_a_push_that_is_accepted_after_our_own_refusal_was_late_by_our_fault(
 
     async def until_answered(waiting: Deferred[Any], _seconds: float, clock: Reactor, _stalls: Stalls) -> Any:
         def look() -> None:
-            if len(answered) == 8:
+            if len(answered) == MACS:
                 waiting.cancel()
             else:
                 clock.callLater(0.02, look)
@@ -106,8 +109,8 @@ def test_a_push_that_is_accepted_after_our_own_refusal_was_late_by_our_fault(
     silent_after_enrollment(monkeypatch)
     conductor = run(run_in_reactor, {**phase, "timeout": 600.0})
     pushes = merge_push_counts(conductor.push_counts())
-    assert (pushes["own"]["overloaded"], pushes["accepted"]) == (8, 8)
-    assert failed(conductor.metrics())["delivery", "own_gateway"] == 8
+    assert (pushes["own"]["overloaded"], pushes["accepted"]) == (MACS, MACS)
+    assert failed(conductor.metrics())["delivery", "own_gateway"] == MACS
 
 
 def test_a_server_whose_answer_is_an_error_because_of_our_own_refusal_has_not_failed(
@@ -117,7 +120,7 @@ def test_a_server_whose_answer_is_an_error_because_of_our_own_refusal_has_not_fa
     monkeypatch.setattr("agent.net.apns.provider.TRIES", 1)
     monkeypatch.setattr("agent.servers.lab.PushNotSent", StatusRefused)  # a server that does not say that it is a push
     conductor = run(run_in_reactor, {**COMMAND, "timeout": 60.0})
-    assert failed(conductor.metrics()) == {("enqueue", "own_gateway"): 8, ("delivery", "own_gateway"): 8}
+    assert failed(conductor.metrics()) == {("enqueue", "own_gateway"): MACS, ("delivery", "own_gateway"): MACS}
 
 
 def test_time_limits_do_not_count_the_stalls_of_the_gateway(
@@ -162,7 +165,7 @@ def test_a_gateway_that_is_blocked_when_the_time_is_over_was_too_late(
     if kind == "server_timeout":
         monkeypatch.setattr("agent.lab.mdm.push.LabPush.push", lambda *_: Deferred())
     conductor = run(run_in_reactor, {**COMMAND, "timeout": 1.0})
-    assert failed(conductor.metrics())["delivery", "own_gateway"] == 8
+    assert failed(conductor.metrics())["delivery", "own_gateway"] == MACS
     told = [each.example for each in conductor.metrics().failures() if each.kind == "own_gateway"]
     assert told
     assert all(f"cause {OwnCause.OVERLOADED.value}" in example for example in told)
@@ -171,4 +174,4 @@ def test_a_gateway_that_is_blocked_when_the_time_is_over_was_too_late(
 def test_a_push_that_a_rule_refuses_is_not_ours(run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.net.apns.provider.TRIES", 1)
     conductor = run(run_in_reactor, {**COMMAND, "timeout": 60.0}, rule=[{"on": "push", "do": "refuse"}])
-    assert failed(conductor.metrics()) == {("push", "server_push"): 8, ("delivery", "server_push"): 8}
+    assert failed(conductor.metrics()) == {("push", "server_push"): MACS, ("delivery", "server_push"): MACS}

@@ -119,22 +119,23 @@ def test_divided_numbers_add_up_over_the_shards(
     assert sum(part_of(number, some, len(chosen)) for some in places) == number
 
 
-@pytest.mark.parametrize("segments", [1, 4])
 def test_concurrency_holds_over_all_shards_and_segments(
-    run_in_reactor: RunInReactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segments: int
+    run_in_reactor: RunInReactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     at_once = 3
-    open_now = most = 0
+    chosen = {"ProfileList": 1, "SecurityInfo": 4}  # segments
+    open_now: Counter[str] = Counter()
+    most: Counter[str] = Counter()
 
     def slow(request: Any) -> int:
-        nonlocal open_now, most
-        open_now += 1
-        most = max(most, open_now)
+        text = request.content.read()
+        (name,) = (name for name in chosen if name.encode() in text)
+        open_now[name] += 1
+        most[name] = max(most[name], open_now[name])
 
         def answer() -> None:
-            nonlocal open_now
-            open_now -= 1
+            open_now[name] -= 1
             request.setResponseCode(503)
             request.finish()
 
@@ -145,12 +146,18 @@ def test_concurrency_holds_over_all_shards_and_segments(
         async with outside_lab(tmp_path) as (outside, front):
             front.refuse = slow
             tables = outside.tables(**nanomdm(front.url))
-            chosen = {**COMMAND, "concurrency": at_once, "segments": segments}
-            return await load_run(ENROLL, chosen, devices=16, onlooker=outside.onlooker, **tables)
+            phases = (
+                {"kind": "command", "name": name, "request": {"RequestType": name}, "concurrency": at_once,
+                 "segments": segments}
+                for name, segments in chosen.items()
+            )  # fmt: skip
+            return await load_run(ENROLL, *phases, devices=16, onlooker=outside.onlooker, **tables)
 
-    state = run_in_reactor(scenario()).phases[1].state
-    assert most == at_once
-    assert (state.planned, state.done, state.failed) == (4 * segments, 4 * segments, 4 * segments)
+    states = {phase.name: phase.state for phase in run_in_reactor(scenario()).phases[1:]}
+    assert most == dict.fromkeys(chosen, at_once)
+    for name, segments in chosen.items():
+        state = states[name]
+        assert (state.planned, state.done, state.failed) == (4 * segments, 4 * segments, 4 * segments)
 
 
 class StartedClock:
@@ -224,7 +231,7 @@ SELECTIONS = {
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_selected_macs_do_not_depend_on_the_number_of_workers(
+def test_selected_macs_and_those_of_lom_phases_do_not_depend_on_the_number_of_workers(
     run_in_reactor: RunInReactor, tmp_path: Path, workers: int
 ) -> None:
     phases = [
@@ -236,7 +243,10 @@ def test_selected_macs_do_not_depend_on_the_number_of_workers(
         return await load_run(
             ENROLL,
             *phases,
-            devices=14,
+            {"kind": "lom_setup", "concurrency": 8},
+            {"kind": "lom", "request": "Reset", "segments": 2, "per_request": 2, "controllers": False},
+            {"kind": "lom", "name": "round", "request": "PowerON", "per_request": 0, "rate": 10, "duration": 0.4},
+            devices=12,
             workers=workers,
             fleet=FLEET,
             trace=lambda shard: str(tmp_path / f"trace.{shard}"),
@@ -244,57 +254,48 @@ def test_selected_macs_do_not_depend_on_the_number_of_workers(
 
     conductor = run_in_reactor(scenario())
     assert conductor.workers == workers
+    assert failed(conductor.metrics()) == {}
     described = scenario_from({"phase": [ENROLL, *phases]}).phases[1:]
-    for phase, record in zip(described, conductor.phases[1:], strict=True):
-        chosen = list(chosen_macs(phase, Population(SEED, 14, 4)))
-        assert 0 < len(chosen) < 14
+    for phase, record in zip(described, conductor.phases[1:4], strict=True):
+        chosen = list(chosen_macs(phase, Population(SEED, 12, 4)))
+        assert 0 < len(chosen) < 12
         assert devices_of(tmp_path, "delivery", phase.name) == chosen
         assert record.state.planned == len(chosen)
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_lom_phase_powers_exactly_the_selected_macs(run_in_reactor: RunInReactor, tmp_path: Path, workers: int) -> None:
-    async def scenario() -> Conductor:
-        return await load_run(
-            ENROLL,
-            {"kind": "lom_setup", "concurrency": 8},
-            {"kind": "lom", "request": "Reset", "segments": 2, "per_request": 2, "controllers": False},
-            {"kind": "lom", "name": "round", "request": "PowerON", "per_request": 0, "rate": 10, "duration": 0.4},
-            devices=12,
-            workers=workers,
-            trace=lambda shard: str(tmp_path / f"trace.{shard}"),
-        )
-
-    conductor = run_in_reactor(scenario())
-    assert failed(conductor.metrics()) == {}
-    assert [phase.state.done for phase in conductor.phases[2:]] == [4, 4]
+    assert [phase.state.done for phase in conductor.phases[5:]] == [4, 4]
     found = Counter(devices_of(tmp_path, "lom_device"))
     assert sum(found.values()) == 6 + 4 * 4  # each segment, and one of them again
     assert all(found[index] for index in range(12))
 
 
-def test_workers_are_limited_by_segments_and_one_mac_runs(run_in_reactor: RunInReactor) -> None:
-    async def scenario(devices: int) -> Conductor:
-        return await load_run(ENROLL, {**COMMAND, "rate": 40}, devices=devices, workers=5)
+def test_workers_are_limited_by_segments(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> Conductor:
+        return await load_run(ENROLL, {**COMMAND, "rate": 40}, devices=6, workers=5)
 
-    for devices, workers in ((1, 1), (6, 2)):
-        conductor = run_in_reactor(scenario(devices))
-        assert conductor.workers == workers
-        assert counts(conductor.metrics())["delivery"] == devices
-        assert failed(conductor.metrics()) == {}
+    conductor = run_in_reactor(scenario())
+    assert conductor.workers == 2
+    assert counts(conductor.metrics())["delivery"] == 6
+    assert failed(conductor.metrics()) == {}
 
 
-def test_phase_without_selected_macs_finishes_at_once(run_in_reactor: RunInReactor) -> None:
+def test_one_mac_runs_in_one_worker_and_a_phase_without_selected_macs_finishes_at_once(
+    run_in_reactor: RunInReactor,
+) -> None:
     async def scenario() -> Any:
         return await load_run(
             {"kind": "enroll"},
             {"kind": "lom_setup", "concurrency": 2},
+            {**COMMAND, "rate": 40},
             {"kind": "lom", "name": "closed", "controllers": False, "concurrency": 2},
             {"kind": "lom", "name": "open", "controllers": False, "rate": 10},
             devices=1,
-            workers=1,
+            workers=5,
         )
 
     conductor = run_in_reactor(scenario())
+    assert conductor.workers == 1
     assert conductor.incomplete_because is None
-    assert [(phase.name, phase.state.planned) for phase in conductor.phases[2:]] == [("closed", 0), ("open", 0)]
+    assert [(phase.name, phase.state.planned) for phase in conductor.phases[2:]] == [
+        ("command", 1), ("closed", 0), ("open", 0),
+    ]  # fmt: skip
+    assert conductor.phases[2].state.done == 1
+    assert failed(conductor.metrics()) == {}

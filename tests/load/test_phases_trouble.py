@@ -22,7 +22,8 @@ from agent.load.shard.plan import ShardResult
 from agent.measure.metrics import Metrics
 from agent.profiles.making import ENROLLMENT_IDENTIFIER
 
-MACS = 8
+MACS = 4
+SMALL: dict[str, Any] = {"devices": MACS, "fleet": {"segment_size": MACS // 2}}
 COMMAND: dict[str, Any] = {"kind": "command", "request": {"RequestType": "ProfileList"}}
 LOOK = {"kind": "checkin", "by": "self", "rate": 40}
 
@@ -35,6 +36,7 @@ def test_start_at_and_wait_determine_how_phases_overlap(run_in_reactor: RunInRea
             {**COMMAND, "name": "long", "rate": 20, "duration": 1.2, "start_at": 0.6, "wait": False},
             {"kind": "idle", "seconds": 0.5, "start_at": 0.9, "wait": True},
             {**LOOK, "name": "after_idle", "rate": 80},
+            devices=8,  # which have 24 commands in 1.2 s
         )
 
     conductor = run_in_reactor(scenario())
@@ -55,7 +57,7 @@ def test_start_at_and_wait_determine_how_phases_overlap(run_in_reactor: RunInRea
         long.finished_s >= long.started_s + 1.15
     )  # when its last command is due: it does not end with the phase after it
     assert long.state.done == 24
-    assert after.state.planned == MACS
+    assert after.state.planned == 8
     assert all(phase.finished_s is not None for phase in conductor.phases)
     assert failed(conductor.metrics()) == {}
 
@@ -81,7 +83,8 @@ def test_command_answered_with_notnow_is_delivered_later(
     run_in_reactor: RunInReactor, behaviour: dict[str, Any]
 ) -> None:
     async def scenario() -> Conductor:
-        return await load_run(ENROLL, {**COMMAND, "rate": 40}, fleet={"not_now_retry": 0.2, **behaviour})
+        fleet = {**SMALL["fleet"], "not_now_retry": 0.2, **behaviour}
+        return await load_run(ENROLL, {**COMMAND, "rate": 40}, devices=MACS, fleet=fleet)
 
     metrics = run_in_reactor(scenario()).metrics()
     assert failed(metrics) == {}
@@ -95,8 +98,9 @@ def test_command_deferred_beyond_the_phase_timeout_fails(
     never_late(monkeypatch)
 
     async def scenario() -> Conductor:
-        busy = {"not_now": 1.0, "not_now_retry": 60.0}
-        return await load_run(ENROLL, {**COMMAND, "rate": 40, "timeout": 2.0}, {**LOOK, "name": "later"}, fleet=busy)
+        busy = {**SMALL["fleet"], "not_now": 1.0, "not_now_retry": 60.0}
+        phases = (ENROLL, {**COMMAND, "rate": 40, "timeout": 2.0}, {**LOOK, "name": "later"})
+        return await load_run(*phases, devices=MACS, fleet=busy)
 
     conductor = run_in_reactor(scenario())
     metrics = conductor.metrics()
@@ -122,7 +126,7 @@ def test_enrollment_is_retried_until_the_server_listens(run_in_reactor: RunInRea
                     outside.server.listen(port)
 
             outside.onlooker.act = come_back
-            return await load_run(ENROLL, LOOK, onlooker=outside.onlooker, **tables)
+            return await load_run(ENROLL, LOOK, **SMALL, onlooker=outside.onlooker, **tables)
 
     conductor = run_in_reactor(scenario())
     metrics = conductor.metrics()
@@ -139,7 +143,7 @@ def test_unreachable_server_fails_enrollments_and_starts_no_other_phase(
 ) -> None:
     async def scenario() -> Conductor:
         server = {"adapter": "none", "enroll": f"https://127.0.0.1:{unused_port()}/enroll"}
-        return await load_run(ENROLL, LOOK, {"kind": "power_cut", "seconds": 0.1}, server=server)
+        return await load_run(ENROLL, LOOK, {"kind": "power_cut", "seconds": 0.1}, **SMALL, server=server)
 
     conductor = run_in_reactor(scenario())
     metrics = conductor.metrics()
@@ -166,7 +170,7 @@ def test_server_that_stops_during_a_run_fails_later_operations(run_in_reactor: R
 
     async def scenario() -> Conductor:
         return await load_run(
-            ENROLL, {**LOOK, "rate": 20, "duration": 3.0}, onlooker=Onlooker(die), server=server, devices=MACS
+            ENROLL, {**LOOK, "rate": 20, "duration": 3.0}, **SMALL, onlooker=Onlooker(die), server=server
         )
 
     with lab:
@@ -193,6 +197,7 @@ def test_unenrolled_mac_takes_no_part_in_later_phases(run_in_reactor: RunInReact
             {**COMMAND, "name": "later", "rate": 40},
             {**ENROLL, "name": "again", "segments": 1},
             {**LOOK, "name": "all_again"},
+            **SMALL,
             onlooker=onlooker,
         )
 
@@ -200,35 +205,31 @@ def test_unenrolled_mac_takes_no_part_in_later_phases(run_in_reactor: RunInReact
     metrics = conductor.metrics()
     assert failed(metrics) == {}
     found = {phase.name: phase.state for phase in conductor.phases}
-    assert (found["remove"].done, found["remove"].failed) == (4, 0)
+    assert (found["remove"].done, found["remove"].failed) == (2, 0)
     for name in ("checkin", "later"):
-        assert (found[name].done, found[name].dropped, found[name].planned) == (4, 4, 8)
-    assert dropped(metrics) == {("delivery", NOT_ENROLLED): 8}
+        assert (found[name].done, found[name].dropped, found[name].planned) == (2, 2, 4)
+    assert dropped(metrics) == {("delivery", NOT_ENROLLED): 4}
     assert found["all_again"].done == MACS
     assert +Counter(onlooker.views[-1].macs) == {"idle": MACS}
 
 
-def test_macs_poll_during_an_idle_phase(run_in_reactor: RunInReactor) -> None:
+def test_macs_poll_during_an_idle_phase_and_enroll_again(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> Conductor:
         return await load_run(
             ENROLL,
             {"kind": "idle", "seconds": 1.0, "poll": 0.5},
             {"kind": "idle", "name": "some", "seconds": 1.0, "poll": 0.5, "segments": 1},
             {"kind": "idle", "name": "nobody", "seconds": 0.1},
+            {**ENROLL, "name": "again"},
+            LOOK,
+            **SMALL,
         )
 
     conductor = run_in_reactor(scenario())
-    assert [phase.state.planned for phase in conductor.phases] == [8, 16, 8, 0]
-    assert counts(conductor.metrics())["session"] + sum(dropped(conductor.metrics()).values()) == 24
-    assert failed(conductor.metrics()) == {}
-
-
-def test_enrolled_macs_enroll_again(run_in_reactor: RunInReactor) -> None:
-    async def scenario() -> Conductor:
-        return await load_run(ENROLL, {**ENROLL, "name": "again"}, LOOK)
-
-    conductor = run_in_reactor(scenario())
-    assert [phase.state.done for phase in conductor.phases] == [MACS, MACS, MACS]
+    assert [phase.state.planned for phase in conductor.phases] == [4, 8, 4, 0, 4, 4]
+    assert counts(conductor.metrics())["session"] + sum(dropped(conductor.metrics()).values()) == 12 + 4
+    assert counts(conductor.metrics())["enroll"] == 2 * MACS
+    assert [conductor.phases[index].state.done for index in (0, 4, 5)] == [MACS, MACS, MACS]
     assert failed(conductor.metrics()) == {}
 
 
@@ -237,7 +238,7 @@ def test_overlapping_enroll_phases_enroll_each_mac_at_least_once(run_in_reactor:
 
     async def scenario() -> Conductor:
         phases = ({"kind": "enroll", "wait": False}, {"kind": "enroll", "name": "at_the_same_time"})
-        return await load_run(*phases, onlooker=onlooker)
+        return await load_run(*phases, **SMALL, onlooker=onlooker)
 
     conductor = run_in_reactor(scenario())
     metrics = conductor.metrics()
@@ -258,15 +259,16 @@ def test_simultaneous_power_cuts(run_in_reactor: RunInReactor) -> None:
             {"kind": "power_cut", "seconds": 0.3, "wait": False},
             {"kind": "power_cut", "name": "another", "seconds": 0.6},
             LOOK,
+            **SMALL,
         )
 
     conductor = run_in_reactor(scenario())
     metrics = conductor.metrics()
     assert failed(metrics) == {}
-    assert counts(metrics)["return"] == 8
-    assert [phase.state.done for phase in conductor.phases[:3]] == [8, 2, 2]
+    assert counts(metrics)["return"] == MACS
+    assert [phase.state.done for phase in conductor.phases[:3]] == [MACS, 2, 2]
     look = conductor.phases[3].state
-    assert (look.done + look.dropped, look.failed) == (8, 0)
+    assert (look.done + look.dropped, look.failed) == (MACS, 0)
     assert dropped(metrics) in ({}, {("session", STILL_IN_SESSION): look.dropped}), "a Mac that has just returned"
 
 

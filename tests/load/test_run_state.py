@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 from contextlib import closing
@@ -115,7 +114,9 @@ def test_a_run_that_was_stopped_goes_on_with_what_remains(tmp_path: Path) -> Non
     assert b"found one that finished at" in again.stderr
 
 
-def test_a_killed_run_in_the_embedded_lab_goes_on_with_the_same_lab_and_lom(tmp_path: Path) -> None:
+def test_a_killed_run_in_the_embedded_lab_goes_on_with_the_same_lab_and_lom_but_not_without_a_file(
+    tmp_path: Path,
+) -> None:
     file = str(tmp_path / "run.sqlite")
     with started_run(
         tmp_path, 1, "--state", file, scenario=WITH_LOM, patch=IN_CHECKIN.format(phase=2, number="SIGKILL")
@@ -124,6 +125,7 @@ def test_a_killed_run_in_the_embedded_lab_goes_on_with_the_same_lab_and_lom(tmp_
         wait_until_gone(run.process.pid)
     with closing(sqlite3.connect(tmp_path / "run.sqlite.lab" / "lab.sqlite")) as lab:
         before = lab.execute("SELECT udid, fingerprint FROM macs ORDER BY udid").fetchall()
+    check_missing_worker_file_is_named(tmp_path, file)
     done = lom_agent("run", "--resume", file, "--out", str(tmp_path), "--quiet")
     assert done.returncode == 0, done.stdout + done.stderr
     with closing(sqlite3.connect(tmp_path / "run.sqlite.lab" / "lab.sqlite")) as lab:
@@ -138,19 +140,17 @@ def test_a_killed_run_in_the_embedded_lab_goes_on_with_the_same_lab_and_lom(tmp_
     assert (reset["done"], document["operations"]["lom_link"]["errors"]) == (MACS, 0)  # the CAs are those of before
 
 
-def test_a_missing_worker_file_is_said(tmp_path: Path) -> None:
-    file = str(tmp_path / "run.sqlite")
-    with started_run(tmp_path, 60, "--state", file) as run:
-        run.wait_for("checkin: started")
-        os.killpg(run.process.pid, signal.SIGKILL)
-        run.end()
-        wait_until_gone(run.process.pid)
-    for name in ("run.sqlite-w1", "run.sqlite-w1-wal"):
-        (tmp_path / name).unlink()
+def check_missing_worker_file_is_named(folder: Path, file: str) -> None:
+    """The run is not resumed without one of its files, and that changes nothing."""
+    names = ("run.sqlite-w1", "run.sqlite-w1-wal")
+    for name in names:
+        (folder / name).rename(folder / f"kept {name}")
     with Forked("run", "--resume", file, mixed=True) as process:
         said, _ = process.communicate()
         assert process.wait() == 2
     assert b"Expected the state of worker 1 in " in said
+    for name in names:
+        (folder / f"kept {name}").rename(folder / name)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ timeout = {limit}
 kind = "checkin"
 by = "self"
 timeout = {limit}
-rate = 20
+rate = 10
 duration = 2
 """
 
@@ -235,13 +235,19 @@ def test_server_that_ignores_sessions_fails_the_run(
     check_balance(document, tmp_path / "trace.jsonl", tmp_path / "junit.xml")
 
 
+# Without it a session without an end is as many commands as this machine can answer.
+SLOW = '[[rule]]\non = "command"\ndo = "delay"\nseconds = 0.05'
+
+
 @pytest.mark.parametrize(
-    ("say", "good"), [(silence, 0), (silence, 10), (another, 0)], ids=["dead", "stalled", "endless"]
+    ("say", "good", "rule"),
+    [(silence, 0, ""), (silence, 10, ""), (another, 0, SLOW)],
+    ids=["dead", "stalled", "endless"],
 )
 def test_server_with_endless_sessions_fails_the_run(
-    run_in_reactor: RunInReactor, tmp_path: Path, say: Callable[[], Any], good: int
+    run_in_reactor: RunInReactor, tmp_path: Path, say: Callable[[], Any], good: int, rule: str
 ) -> None:
-    status, message, document = run_in_reactor(run_against(Unhelpful(say, good), tmp_path))
+    status, message, document = run_in_reactor(run_against(Unhelpful(say, good), tmp_path, rule))
     assert status == 1, message
     session, phase = document["operations"]["session"], document["phases"][1]
     assert document["complete"]
@@ -268,7 +274,8 @@ def test_scep_ca_that_answers_pending_for_ever_fails_the_run(
 
     def patient(*arguments: Any) -> dict[str, Any]:
         payload = scep_payload(*arguments)
-        return {**payload, "PayloadContent": {**payload["PayloadContent"], "Retries": 1000, "RetryDelay": delay}}
+        content = {**payload["PayloadContent"], "Retries": 1000, "RetryDelay": delay, "Keysize": 1024}
+        return {**payload, "PayloadContent": content}
 
     monkeypatch.setattr(SCEPService, "_pki_operation", pending)
     monkeypatch.setattr("agent.lab.web.server.scep_payload", patient)

@@ -155,7 +155,7 @@ def strained(paused: float) -> tuple[Span, LoopMonitor]:
 
 
 def test_a_pause_does_not_dilute_an_overload() -> None:
-    (short, at_once), (long, paused) = strained(0.0), strained(2000.0)
+    (short, at_once), (long, paused) = strained(0.0), strained(200.0)
     assert short.p99_ms > LAG_BOUND_MS
     assert (long.p50_ms, long.p99_ms, long.max_ms) == (short.p50_ms, short.p99_ms, short.max_ms)
     assert long.lagging_s == short.lagging_s > 1.0

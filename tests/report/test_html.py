@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Callable
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -68,8 +69,23 @@ class Page(HTMLParser):
         return " ".join(text for tag, text in self.texts if tag not in ("script", "style"))
 
 
+Make = Callable[[], dict[str, Any]]
+
+
 def page(*several: dict[str, Any]) -> Page:
     return Page(report_html([documents.typed(each) for each in several]))
+
+
+@cache
+def html_of(*several: Make) -> str:
+    """The page of documents as they are made: it is the same for all tests."""
+    return report_html([documents.typed(make()) for make in several])
+
+
+@cache
+def page_of(*several: Make) -> Page:
+    """The same as a browser reads it."""
+    return Page(html_of(*several))
 
 
 def headings(found: Page) -> list[str]:
@@ -81,12 +97,12 @@ def headings(found: Page) -> list[str]:
 
 @pytest.mark.parametrize("document", ALL)
 def test_report_of_a_document_is_deterministic(document: Any) -> None:
-    assert report_html([documents.typed(document())]) == report_html([documents.typed(document())])
+    assert report_html([documents.typed(document())]) == html_of(document)
 
 
 @pytest.mark.parametrize("several", [(documents.good,), (documents.good, documents.failed), (documents.smallest,)])
 def test_report_loads_no_external_resource(several: Any) -> None:
-    found = page(*(each() for each in several))
+    found = page_of(*several)
     for tag, attributes in found.tags:
         assert tag not in ("iframe", "object", "embed", "img", "base", "form"), tag
         for name in ("src", "href", "action", "srcset", "data"):
@@ -98,7 +114,7 @@ def test_report_loads_no_external_resource(several: Any) -> None:
 
 @pytest.mark.parametrize("document", [documents.good, documents.hostile])
 def test_csp_allows_only_the_reports_script(document: Any) -> None:
-    found = page(document())
+    found = page_of(document)
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in found.scripts]
     assert re.findall(r"'sha256-([^']+)'", found.policy) == hashes
     assert len(hashes) == 1
@@ -107,7 +123,7 @@ def test_csp_allows_only_the_reports_script(document: Any) -> None:
 
 
 def test_report_without_charts_has_no_scripts_and_allows_none() -> None:
-    found = page(documents.smallest())
+    found = page_of(documents.smallest)
     assert found.scripts == []
     assert "script-src 'none'" in found.policy
 
@@ -128,7 +144,7 @@ def test_unwritable_report_path_raises_operator_error(tmp_path: Path) -> None:
 
 
 def test_hostile_text_is_escaped() -> None:
-    found = page(documents.hostile())
+    found = page_of(documents.hostile)
     assert found.of("title")[0].startswith("The run did not finish")
     assert visible(documents.HOSTILE) in found.of("bdi")
     assert not {"\u2028", "\u202e", "\x1b"} & set(found.words)
@@ -137,7 +153,7 @@ def test_hostile_text_is_escaped() -> None:
 
 
 def test_hostile_text_in_charts_is_text() -> None:
-    found = page(documents.hostile())
+    found = page_of(documents.hostile)
     names = [
         attributes[name] for _, attributes in found.tags for name in ("data-name", "data-key") if name in attributes
     ]
@@ -147,7 +163,7 @@ def test_hostile_text_in_charts_is_text() -> None:
 
 @pytest.mark.parametrize("several", [(documents.failed,), (documents.hours,), (documents.good, documents.failed)])
 def test_page_is_small(several: Any) -> None:
-    assert len(report_html([documents.typed(each()) for each in several]).encode()) < 400_000
+    assert len(html_of(*several).encode()) < 400_000
 
 
 @cache
@@ -169,14 +185,14 @@ def test_any_text_is_shown_unchanged_with_visible_control_characters(text: str) 
 
 
 def test_verdict_comes_first_and_starts_with_an_overloaded_generator() -> None:
-    found = page(documents.failed())
+    found = page_of(documents.failed)
     assert found.tags[[tag for tag, _ in found.tags].index("main") + 1][1]["class"] == "verdict bad"
     assert "10 operations failed, 3 of 4 limits failed, the load generator was overloaded" in found.words
     assert found.words.index("The load generator was overloaded") < found.words.index("3 of 4 limits failed.")
 
 
 def test_report_of_a_complete_run_has_every_part() -> None:
-    assert headings(page(documents.failed())) == [
+    assert headings(page_of(documents.failed)) == [
         "Limits",
         "Over time",
         "Latency by percentile",
@@ -205,8 +221,8 @@ def test_cut_short_operations_have_a_column_and_reasons() -> None:
 
 
 def test_empty_parts_are_omitted() -> None:
-    assert headings(page(documents.smallest())) == ["Settings"]
-    assert headings(page(documents.empty())) == ["Load generator", "Settings"]
+    assert headings(page_of(documents.smallest)) == ["Settings"]
+    assert headings(page_of(documents.empty)) == ["Load generator", "Settings"]
 
 
 def test_run_with_only_failures_has_no_latencies() -> None:
@@ -220,13 +236,13 @@ def test_run_with_only_failures_has_no_latencies() -> None:
 
 
 def test_thinned_time_line_states_its_interval() -> None:
-    assert "Each point is an interval of 10 seconds" in page(documents.hours()).words
-    assert "Each point is" not in page(documents.good()).words
+    assert "Each point is an interval of 10 seconds" in page_of(documents.hours).words
+    assert "Each point is" not in page_of(documents.good).words
 
 
 def test_percentiles_of_few_latencies_are_marked_and_explained() -> None:
-    assert "Fewer than ten latencies are beyond it" in page(documents.good()).words
-    assert "Fewer than ten latencies are beyond it" not in page(documents.hours()).words
+    assert "Fewer than ten latencies are beyond it" in page_of(documents.good).words
+    assert "Fewer than ten latencies are beyond it" not in page_of(documents.hours).words
 
 
 def test_long_tables_are_truncated_with_a_note() -> None:
@@ -255,7 +271,7 @@ def test_several_documents_give_a_comparison() -> None:
 
 
 def test_comparison_of_empty_runs_states_it() -> None:
-    found = page(documents.smallest(), documents.empty())
+    found = page_of(documents.smallest, documents.empty)
     assert headings(found) == ["Runs"]
     assert "in run A no operation ended" in found.words
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import documents
 import pytest
+from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,7 @@ def test_interval_divides_a_minute_or_hour(hours: float, width: int) -> None:
     assert interval(round(hours * 3600)) == width
 
 
+@examples(25, explored=50)
 @given(time_lines(), st.integers(1, 50))
 def test_counts_are_preserved(timeline: list[Second], most: int) -> None:
     found = series(timeline, most)
@@ -66,6 +68,7 @@ def test_counts_are_preserved(timeline: list[Second], most: int) -> None:
         assert sum(counts) == pytest.approx(sum(of(row.operations["session"]) for row in timeline))
 
 
+@examples(25, explored=50)
 @given(time_lines(), st.integers(1, 50))
 def test_worst_second_is_kept(timeline: list[Second], most: int) -> None:
     found = series(timeline, most)
@@ -79,6 +82,7 @@ def test_worst_second_is_kept(timeline: list[Second], most: int) -> None:
     )
 
 
+@examples(25, explored=50)
 @given(time_lines(), st.integers(1, 50))
 def test_median_p50_is_a_measured_one(timeline: list[Second], most: int) -> None:
     found = series(timeline, most)
@@ -88,6 +92,7 @@ def test_median_p50_is_a_measured_one(timeline: list[Second], most: int) -> None
         assert p50 in known if known else p50 is None
 
 
+@examples(25, explored=50)
 @given(time_lines(), st.integers(1, 50))
 def test_states_of_an_interval_add_up_to_the_fleet(timeline: list[Second], most: int) -> None:
     found = series(timeline, most)
