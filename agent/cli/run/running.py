@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from rich.console import Console
 from agent.cli.apns.gateway import apns_plan
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.results.outcome import Outputs, RunResults
-from agent.cli.run.distributed import check_places, places_of
+from agent.cli.run.distributed import check_places, places_of, prepared_for
 from agent.cli.run.replay import replayed
 from agent.cli.scenarios.default import scenario_of
 from agent.cli.signals import STANDARD_ERROR, STANDARD_OUTPUT, Stopping, printing
@@ -44,18 +45,20 @@ def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[st
     Raises OperatorError and UsageError.
     """
     check_places(options)
-    with Stopping() as stopping:
+    with Stopping() as stopping, ExitStack() as processes:
         state = None if options["resume"] is None else _resumed(path, options["resume"], given)
         outputs = Outputs.of(options)
         outputs.check()  # before all that can fail: no verdict of an earlier run is left, except of one that is resumed
         if state is None:
             plan = replayed(scenario_of(path, options, given), options["replay"])
+            executor = processes.enter_context(ProcessEach(prepared_for(plan, options)))  # before files are open
             state = _begun(plan, options)
         else:
             plan = state.scenario
+            executor = processes.enter_context(ProcessEach())
         console = Console()
         display = make_display(console, options["quiet"], time.monotonic)
-        outcome = _run(plan, outputs, display, options, stopping, state)
+        outcome = _run(plan, outputs, display, options, stopping, state, executor)
         stopping.status = outcome.exit_status
         if state is not None and not state.finished:
             with printing(STANDARD_ERROR):  # also with --quiet
@@ -100,6 +103,7 @@ def _run(
     options: Mapping[str, Any],
     stopping: Stopping,
     state: RunState | None,
+    executor: ProcessEach,
 ) -> RunResults:
     apns = apns_plan(scenario)
     trace = TraceParts(outputs.trace)
@@ -108,7 +112,6 @@ def _run(
     exporter = (
         None if prometheus is None else PrometheusExporter(reactor, *parse_address(prometheus, "--prometheus", 9464))
     )
-    executor = ProcessEach()
     places = places_of(reactor, scenario, options, executor, None if state is None else state.workers)
     started = datetime.now(UTC) if state is None else datetime.fromtimestamp(state.started, UTC)
     outcome = RunResults(scenario, outputs, started)
