@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from sys import intern
 from typing import Any
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -39,8 +39,7 @@ _LISTED_TEXTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledProfile:
+class InstalledProfile(msgspec.Struct, frozen=True):
     """The stored parts of a profile."""
 
     identifier: str

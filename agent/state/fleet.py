@@ -8,7 +8,6 @@ have. Macs that did nothing yet take no space.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,8 +70,7 @@ def _hashes(device: bytes, record: bytes) -> tuple[int, int]:
     return hash(device), hash(record)
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
+class Numbers(msgspec.Struct, frozen=True):
     """Where a service goes on."""
 
     event: int
@@ -84,8 +82,7 @@ class Numbers:
     seed: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredGroup:
+class StoredGroup(msgspec.Struct, frozen=True):
     """A group in the file."""
 
     first: int
@@ -97,8 +94,7 @@ class StoredGroup:
     model: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMac:
+class StoredMac(msgspec.Struct, frozen=True):
     """A Mac in the file, by its index in its group."""
 
     index: int

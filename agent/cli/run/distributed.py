@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import click
+import msgspec
 
 from agent.errors import OperatorError
 from agent.load.control.joining import DEFAULT_JOIN_FILE, EXAMPLE_PORT
@@ -22,8 +22,7 @@ _ELSEWHERE = ("listen", "executor")
 _DASK = "dask="
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(msgspec.Struct, frozen=True):
     """Where a run takes place."""
 
     launcher: Launcher
