@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
@@ -25,8 +25,10 @@ from agent.unix import resource
 
 Parameters = ParamSpec("Parameters")
 ResultT = TypeVar("ResultT")
+Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
 
 EXIT_CODE_LOOKS = 100  # at the exit code of a process that has ended, for a second; ours
+FORKS = sys.platform == "linux"  # macOS's own libraries do not work in a forked process
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -35,24 +37,37 @@ class RemoteError(Exception):
 
 
 class ProcessEach(Executor):
-    """Runs each call in a process of its own, so that a killed process fails only its own call."""
+    """Runs each call in a process of its own, so that a killed process fails only its own call.
 
-    def __init__(self) -> None:
-        self._processes: list[SpawnProcess] = []
+    The first ``prepared`` calls get processes that are forked now, where the system allows it: they have the modules
+    that this process has imported, and need no second for them. So this process must have one thread, and no file or
+    socket that it must not share with them.
+    """
+
+    def __init__(self, prepared: int = 0) -> None:
+        self._processes: list[BaseProcess] = []
         self._threads: list[Thread] = []
+        self._prepared: deque[tuple[Connection, BaseProcess]] = deque()
+        for _ in range(prepared if FORKS else 0):
+            self._prepare()
+
+    def _prepare(self) -> None:
+        context = get_context("fork")
+        ours, its = context.Pipe()
+        forked = context.get_start_method() == "fork"
+        inherited = [ours, *(earlier for earlier, _ in self._prepared)] if forked else []
+        process = context.Process(target=_call_when_told, args=(its, inherited))
+        with signals_held_back():
+            process.start()
+        its.close()
+        self._prepared.append((ours, process))
 
     def submit(
         self, function: Callable[Parameters, ResultT], /, *arguments: Parameters.args, **named: Parameters.kwargs
     ) -> Future[ResultT]:
-        """Start a process that calls ``function``. The future fails with BrokenExecutor where the process dies."""
-        context = get_context("spawn")
-        ours, its = context.Pipe(duplex=False)
-        process = context.Process(target=_call, args=(its, function, arguments, named))
-        with signals_held_back():
-            resource_tracker.ensure_running()  # its start unblocks SIGINT and SIGTERM
-        with signals_held_back():
-            process.start()
-        its.close()
+        """Have a process call ``function``. The future fails with BrokenExecutor where the process dies."""
+        call = function, arguments, named
+        ours, process = self._told(call) if self._prepared else _spawned(call)
         future: Future[ResultT] = Future()
         future.set_running_or_notify_cancel()
         thread = Thread(target=_await, args=(ours, process, future), daemon=True)
@@ -61,9 +76,19 @@ class ProcessEach(Executor):
         self._threads.append(thread)
         return future
 
+    def _told(self, call: Call) -> tuple[Connection, BaseProcess]:
+        ours, process = self._prepared.popleft()
+        with suppress(OSError):  # it has died: ``_await`` finds its end
+            ours.send(call)
+        return ours, process
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Wait for the processes to end. No call can be cancelled."""
+        """End the prepared processes that have no call, and wait for the others to end. No call can be cancelled."""
         del cancel_futures
+        while self._prepared:
+            ours, process = self._prepared.popleft()
+            ours.close()
+            process.join()
         if wait:
             for thread in self._threads:
                 thread.join()
@@ -74,8 +99,34 @@ class ProcessEach(Executor):
             process.kill()  # no effect once it has ended
 
 
-def _call(its: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-    begin_child()
+def _spawned(call: Call) -> tuple[Connection, BaseProcess]:
+    """A new interpreter that makes a call."""
+    context = get_context("spawn")
+    ours, its = context.Pipe()
+    process = context.Process(target=_call, args=(its, call))
+    with signals_held_back():
+        resource_tracker.ensure_running()  # its start unblocks SIGINT and SIGTERM
+    with signals_held_back():
+        process.start()
+    its.close()
+    return ours, process
+
+
+def _call_when_told(its: Connection, inherited: Sequence[Connection]) -> None:
+    """The prepared process: closes what it has of the parent's ends, so that each end closes with the parent."""
+    ignore_ending()
+    for connection_of_parent in inherited:
+        connection_of_parent.close()
+    try:
+        call = its.recv()
+    except (EOFError, OSError):  # the parent needs no more processes, or is gone
+        return
+    _call(its, call)
+
+
+def _call(its: Connection, call: Call) -> None:
+    begin_child(its)
+    function, arguments, named = call
     try:
         outcome = True, function(*arguments, **named)
     except Exception as error:  # noqa: BLE001 - the parent raises it as RemoteError
@@ -83,16 +134,19 @@ def _call(its: Connection, function: Callable[..., Any], arguments: tuple[Any, .
     its.send(outcome)
 
 
-def _await(ours: Connection, process: SpawnProcess, future: Future[Any]) -> None:
-    """Settle a future with the outcome that its process sends, or with BrokenExecutor."""
-    try:
-        with ours:
+def _await(ours: Connection, process: BaseProcess, future: Future[Any]) -> None:
+    """Settle a future with the outcome that its process sends, or with BrokenExecutor.
+
+    The connection stays open until the process has ended: its end is the parent's end for it.
+    """
+    with ours:
+        try:
             good, outcome = ours.recv()
-    except (EOFError, OSError):
+        except (EOFError, OSError):
+            process.join()
+            future.set_exception(BrokenExecutor(f"the process ended with {exit_code_of(process)}"))
+            return
         process.join()
-        future.set_exception(BrokenExecutor(f"the process ended with {exit_code_of(process)}"))
-        return
-    process.join()
     if good:
         future.set_result(outcome)
     else:
@@ -125,20 +179,27 @@ def signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def begin_child() -> None:
+def begin_child(*of_parent: Connection) -> None:
     """The first call in every child process; the ``initializer`` of a pool.
 
-    It ignores the ending signals, and ends the process when the parent ends, also where the parent was killed.
+    It ignores the ending signals, and ends the process when the parent ends, also where the parent was killed; so does
+    the end of a connection ``of_parent``. The sentinel alone does not suffice for a forked process: those that are
+    forked after it have a copy of the descriptor whose closing it waits for.
     """
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
+    ignore_ending()
     parent = parent_process()
     if parent is not None:
-        Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+        Thread(target=_end_with, args=([parent.sentinel, *of_parent],), daemon=True).start()
 
 
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
+def ignore_ending() -> None:
+    """Ignore the ending signals: the parent handles them."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _end_with(ends: list[int | Connection]) -> None:
+    connection.wait(ends)
     os._exit(1)
 
 

@@ -11,9 +11,10 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+import msgspec
 
 from agent.errors import OperatorError, PeerError
 
@@ -33,8 +34,7 @@ class _NewerVersion(ValueError):
     """The file is of a later version of this program."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileFormat:
+class FileFormat(msgspec.Struct, frozen=True):
     """What a file holds."""
 
     what: str
@@ -47,7 +47,7 @@ class FileFormat:
     """Of ``tables``."""
     tables: str
     """The statements that make an empty file of this version, each with a semicolon."""
-    migrations: Mapping[int, str] = field(default_factory=dict)
+    migrations: Mapping[int, str] = msgspec.field(default_factory=dict)
     """The statements that make the next version of each older version."""
     instead: str = "Move the file away to start with an empty state."
     """In errors: what to do where the file holds something else."""

@@ -17,6 +17,7 @@ import pytest
 from command import COMMAND, SECONDS, installed, lom_agent, lom_agent_here
 from forked import Forked
 
+from agent.processes import FORKS
 from agent.report.results import read_results
 
 DEVICES, SEGMENTS = 6, 3
@@ -295,8 +296,9 @@ def enrolled_in(out: Path) -> int:
 
 
 def children_of(pid: int) -> list[int]:
-    """The worker processes of a run: from /proc on Linux, from pgrep elsewhere."""
-    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "spawn_main"], capture_output=True, check=True)
+    """The worker processes of a run: its only children on Linux; elsewhere there is multiprocessing's tracker, too."""
+    workers = [] if FORKS else ["-f", "spawn_main"]
+    found = subprocess.run(["pgrep", "-P", str(pid), *workers], capture_output=True, check=True)
     return [int(line) for line in found.stdout.split()]
 
 

@@ -7,10 +7,10 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.errors import OperatorError
 from agent.sqlite_file import FileFormat, NotWritten, SQLiteFile

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Self, TypedDict, Unpack
+
+import msgspec
 
 from agent.client.connection import Connection, path
 from agent.client.text import rule_text
@@ -13,8 +14,7 @@ from agent.faults.effects import At
 from agent.faults.rules import Rule, RuleError
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """What a Mac answers to a command, instead of carrying it out."""
 
     do: Literal["not_now", "error", "format_error"]

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from agent.device.ddm.declared import Declared
 from agent.device.installing.software_update import Update
@@ -43,8 +44,7 @@ def at_once() -> float:
     return 0.0
 
 
-@dataclass(slots=True)
-class UnfinishedEnrollment:
+class UnfinishedEnrollment(msgspec.Struct):
     """What the Mac has once its server has accepted the check-ins, of which ``sent`` are answered."""
 
     enrollment: Enrollment
@@ -52,8 +52,7 @@ class UnfinishedEnrollment:
     sent: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Attestation:
+class Attestation(msgspec.Struct, frozen=True):
     """The attestation of its properties that a Mac has cached (`agent.device.facts.attestation`)."""
 
     chain: tuple[bytes, ...]
@@ -64,14 +63,13 @@ class Attestation:
     """When it was generated, in seconds since the epoch."""
 
 
-@dataclass(slots=True)
-class Settings:
+class Settings(msgspec.Struct):
     """What the server can set on a Mac. Empty values mean the factory defaults."""
 
     device_name: str = ""
     host_name: str = ""
-    organization_info: Mapping[str, Any] = field(default_factory=dict)
-    mdm_options: Mapping[str, Any] = field(default_factory=dict)
+    organization_info: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    mdm_options: Mapping[str, Any] = msgspec.field(default_factory=dict)
     awaiting_configuration: bool = False
     automated: bool = False
     """Whether the Mac was enrolled by Automated Device Enrollment."""

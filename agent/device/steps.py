@@ -7,9 +7,9 @@ the requests; ``answering`` does so without a network.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import msgspec
 from cryptography import x509
 
 from agent.device.installing.software_update import Update
@@ -23,15 +23,13 @@ from agent.profiles.scep import SCEPPayload
 ReturnT = TypeVar("ReturnT")
 
 
-@dataclass(frozen=True, slots=True)
-class RelayItems:
+class RelayItems(msgspec.Struct, frozen=True):
     """Relay these items to their Devices. Outcome: a list of Outcome, in the same order."""
 
     items: tuple[RelayItem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ObtainIdentity:
+class ObtainIdentity(msgspec.Struct, frozen=True):
     """Obtain an identity by SCEP or ACME. Outcome: an Identity, or a PeerError."""
 
     payload: SCEPPayload | ACMEPayload
@@ -39,16 +37,14 @@ class ObtainIdentity:
     """The CA certificates of the profile with the payload."""
 
 
-@dataclass(frozen=True, slots=True)
-class AttestProperties:
+class AttestProperties(msgspec.Struct, frozen=True):
     """Obtain an attestation of the Mac's properties. Outcome: its chain in DER, the leaf first, or a PeerError."""
 
     nonce: bytes | None
     """DeviceAttestationNonce."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckIn:
+class CheckIn(msgspec.Struct, frozen=True):
     """Send a check-in message to the server of ``enrollment``. Outcome: the answer's body (bytes), or a PeerError."""
 
     message: Mapping[str, Any]
@@ -57,8 +53,7 @@ class CheckIn:
     """Raises PeerError for an answer that violates the protocol: then the check-in has failed with that error."""
 
 
-@dataclass(frozen=True, slots=True)
-class Download:
+class Download(msgspec.Struct, frozen=True):
     """GET a file without the Mac's identity. Outcome: its bytes, or a PeerError."""
 
     url: str
@@ -68,13 +63,11 @@ class Download:
     """The server's chain has one of them, unless there are none."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadDate:
+class ReadDate(msgspec.Struct, frozen=True):
     """Read the date. Outcome: seconds since the epoch."""
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadByMDM:
+class DownloadByMDM(msgspec.Struct, frozen=True):
     """GET a file of the MDM server like a message to it, with the enrollment's identity. Outcome as of Download."""
 
     url: str
@@ -86,8 +79,7 @@ Steps = Generator[IORequest, Any, ReturnT]
 CommandSteps = Steps[Result]
 
 
-@dataclass(frozen=True, slots=True)
-class Done(Generic[ReturnT]):
+class Done(msgspec.Struct, Generic[ReturnT], frozen=True):
     """The steps have returned ``value``."""
 
     value: ReturnT
@@ -101,37 +93,31 @@ def advance(steps: Steps[ReturnT], answer: Any) -> IORequest | Done[ReturnT]:
         return Done(end.value)
 
 
-@dataclass(frozen=True, slots=True)
-class ChangePower:
+class ChangePower(msgspec.Struct, frozen=True):
     """Apply this request to the Mac's own power."""
 
     request: AnyRequest
 
 
-@dataclass(frozen=True, slots=True)
-class LeaveManagement:
+class LeaveManagement(msgspec.Struct, frozen=True):
     """Unenroll the Mac, with a CheckOut if the enrollment has CheckOutWhenRemoved."""
 
 
-@dataclass(frozen=True, slots=True)
-class Erase:
+class Erase(msgspec.Struct, frozen=True):
     """Reset the Mac to its factory state."""
 
 
-@dataclass(frozen=True, slots=True)
-class SynchroniseDeclarations:
+class SynchroniseDeclarations(msgspec.Struct, frozen=True):
     """Update the declarations. ``tokens`` is Data of the command, or empty."""
 
     tokens: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class InstallApps:
+class InstallApps(msgspec.Struct, frozen=True):
     """Install the apps that wait for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateSoftware:
+class UpdateSoftware(msgspec.Struct, frozen=True):
     """Download this update of macOS, and install it when its time has come."""
 
     update: Update

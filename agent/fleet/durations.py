@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from statistics import NormalDist
+
+import msgspec
 
 from agent.errors import MisuseError, OperatorError
 
@@ -21,8 +22,7 @@ _LEAST_CHANCE = 2.0**-53  # keeps probabilities away from 0 and 1, where the inv
 _NORMAL = NormalDist()
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(msgspec.Struct, frozen=True):
     """Always ``seconds``. Raises MisuseError if it is not from SHORTEST_SECONDS to LONGEST_SECONDS."""
 
     seconds: float
@@ -38,8 +38,7 @@ class Constant:
         return self.seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Uniform:
+class Uniform(msgspec.Struct, frozen=True):
     """Uniform from ``shortest`` to ``longest`` seconds. Raises MisuseError for an invalid range."""
 
     shortest: float
@@ -58,8 +57,7 @@ class Uniform:
         return min(self.longest, self.shortest + (self.longest - self.shortest) * chance())
 
 
-@dataclass(frozen=True, slots=True)
-class LogNormal:
+class LogNormal(msgspec.Struct, frozen=True):
     """Lognormal with this ``median`` in seconds; ``sigma`` is the standard deviation of the logarithm.
 
     ``sigma`` is from 0 to MOST_SIGMA. Draws are clipped to four sigma from the median, and to SHORTEST_SECONDS and
@@ -89,8 +87,7 @@ class LogNormal:
 Duration = Constant | Uniform | LogNormal
 
 
-@dataclass(frozen=True, slots=True)
-class Durations:
+class Durations(msgspec.Struct, frozen=True):
     """A generator of the durations of one Mac: each call returns the next one in seconds."""
 
     distribution: Duration
@@ -128,10 +125,10 @@ def parse_duration(text: str) -> Duration:
 
 
 def _check_seconds(duration: Constant | Uniform) -> None:
-    for each in fields(duration):
-        seconds = getattr(duration, each.name)
+    for name in duration.__struct_fields__:
+        seconds = getattr(duration, name)
         if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
-            raise MisuseError(_bounds(each.name, seconds))
+            raise MisuseError(_bounds(name, seconds))
 
 
 def _number(number: float) -> str:

@@ -9,15 +9,15 @@ Ethernet ports), the public AppleDB (builds, and the models each was released fo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal, Protocol, TypeVar
+
+import msgspec
 
 from agent.errors import MisuseError, OperatorError
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(msgspec.Struct, frozen=True):
     """One LOM-capable model of Mac."""
 
     identifier: str
@@ -41,8 +41,7 @@ class Model:
     """First characters of the serial number, before the ten generated ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """One build of macOS."""
 
     version: str
@@ -212,8 +211,7 @@ def os_text(choice: OSChoice | None) -> str | None:
     return ",".join(choice)
 
 
-@dataclass(frozen=True, slots=True)
-class _Share:
+class _Share(msgspec.Struct, frozen=True):
     """Some releases, each as often as its weight says; they are drawn by numbers up to ``bound``."""
 
     bound: float

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 from cryptography import x509
 
 from agent.lom.link import LinkAnswer, LinkRequest
@@ -14,8 +14,7 @@ from agent.pki.identity import Identity
 from agent.pki.verify import PeerRejected, common_name
 
 
-@dataclass(frozen=True, slots=True)
-class LOMConfiguration:
+class LOMConfiguration(msgspec.Struct, frozen=True):
     """The content of a ``com.apple.lom`` payload. Source: apple-schema profiles/com.apple.lom.yaml."""
 
     device_identity: Identity | None = None
@@ -71,8 +70,7 @@ class Endpoint(Protocol):
         """The Controller has acknowledged the answer to this DeviceRequestUUID, or its link has ended without that."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkSide:
+class LinkSide(msgspec.Struct, frozen=True):
     """The credentials of one end of a LOM link."""
 
     identity: Identity

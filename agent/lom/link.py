@@ -9,8 +9,9 @@ bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent import plists
 from agent.errors import LomAgentError, MisuseError, PeerError
@@ -23,8 +24,7 @@ ACKNOWLEDGED_FROM = 2  # the first version in which the Controller acknowledges 
 MAX_ERROR_LENGTH = 512  # characters; with the longest DeviceRequestUUID, in any script, an answer fits in a frame
 
 
-@dataclass(frozen=True, slots=True)
-class LinkLimits:
+class LinkLimits(msgspec.Struct, frozen=True):
     """Time and quantity limits of a LOM link. The values are our choice; no standard defines them."""
 
     answer_seconds: float = 10.0
@@ -120,8 +120,7 @@ class RequestDelayed(LomAgentError):
         self.carry_out = carry_out
 
 
-@dataclass(frozen=True, slots=True)
-class LinkRequest:
+class LinkRequest(msgspec.Struct, frozen=True):
     """A Controller's request."""
 
     uuid: str
@@ -146,8 +145,7 @@ class LinkRequest:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class LinkAnswer:
+class LinkAnswer(msgspec.Struct, frozen=True):
     """A Device's answer."""
 
     uuid: str
@@ -162,8 +160,7 @@ class LinkAnswer:
         return encode_frame(message)
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledgement:
+class Acknowledgement(msgspec.Struct, frozen=True):
     """A Controller's acknowledgement of an answer (version 2)."""
 
     uuid: str

@@ -7,9 +7,10 @@ reset of the Mac. Apple does not document this; it is a rule of our link (docs/l
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.lom.link import LIMITS, LinkAnswer, LinkLimits, LinkRequest
 from agent.lom.requests import PowerRequest
@@ -17,8 +18,7 @@ from agent.lom.requests import PowerRequest
 _MAX_QUOTED = 80  # characters of a DeviceRequestUUID that an error quotes
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(msgspec.Struct, frozen=True):
     expires_at: float
     request: PowerRequest
     answer: LinkAnswer

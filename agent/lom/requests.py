@@ -8,9 +8,10 @@ Requests are accepted in both forms in either dialect.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+import msgspec
 
 from agent.errors import PeerError
 from agent.mdm.values import Warn, WrongType, converted, ignore_warning
@@ -50,8 +51,7 @@ class ItemRefused(PeerError):
     kind = "lom_item"
 
 
-@dataclass(frozen=True, slots=True)
-class RelayItem:
+class RelayItem(msgspec.Struct, frozen=True):
     """One item of a RequestList: a request for one Device."""
 
     uuid: str
@@ -65,8 +65,7 @@ class RelayItem:
     """LOMProtocolVersion; None if the server sent none, as in the example of Apple's documentation."""
 
 
-@dataclass(frozen=True, slots=True)
-class RelayOutcome:
+class RelayOutcome(msgspec.Struct, frozen=True):
     """The result of one item."""
 
     uuid: str

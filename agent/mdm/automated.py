@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent import plists
 from agent.errors import PeerError
@@ -22,16 +23,14 @@ PSSO_REQUIRED = "com.apple.psso.required"
 _MAX_TEXT = 2048  # characters of a version or a URL; ours
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateRequired:
+class UpdateRequired(msgspec.Struct, frozen=True):
     """The Mac has to update before it may enroll."""
 
     os_version: str
     build_version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SignInRequired:
+class SignInRequired(msgspec.Struct, frozen=True):
     """The user has to sign in with Platform SSO before the Mac may enroll."""
 
     profile_url: str

@@ -6,9 +6,10 @@ message by ``agent.device.users.channel``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+import msgspec
 
 from agent.mdm.facts import version
 
@@ -28,8 +29,7 @@ def user_agent(os_version: str) -> str:
     return f"MDM-OSX/1.0 mdmclient/{_MDMCLIENT[older[-1]] + minor}"
 
 
-@dataclass(frozen=True, slots=True)
-class Announcement:
+class Announcement(msgspec.Struct, frozen=True):
     """What a Mac tells the server about itself at enrollment."""
 
     udid: str

@@ -6,8 +6,9 @@ Source: apple-schema commands/*.yaml; the shape without a RequestType is on the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent import plists
 from agent.errors import PeerError
@@ -31,8 +32,7 @@ class CommandMalformed(PeerError):
         self.command_uuid = command_uuid
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """One command: ``body`` is the dictionary under ``Command``, ``channel`` where it came, ``device`` or ``user``."""
 
     uuid: str

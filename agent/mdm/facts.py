@@ -8,17 +8,18 @@ kind is read when the first message of that kind is asked for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cache, lru_cache
 from importlib.resources import files
+
+import msgspec
+from msgspec.structs import astuple, replace
 
 from agent.errors import MisuseError
 
 FIRST_LINE = "# Facts of Apple's device management schema for macOS; made by fixtures/make_facts.py"
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(msgspec.Struct, frozen=True):
     """One line of the table: a message where ``path`` is empty, else one of its keys. An empty text: not stated."""
 
     kind: str
@@ -84,15 +85,14 @@ class Fact:
         return None
 
 
-COLUMNS = tuple(each.name for each in fields(Fact))
+COLUMNS = Fact.__struct_fields__
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """One key of a message, with the keys below it by name."""
 
     fact: Fact
-    keys: Mapping[str, Key] = field(default_factory=dict)
+    keys: Mapping[str, Key] = msgspec.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -100,14 +100,13 @@ class Key:
         return self.fact.path.rpartition("/")[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """One message: its own fact, the keys of its request and of its response by name, and its reasons by code."""
 
     fact: Fact
-    request: Mapping[str, Key] = field(default_factory=dict)
-    response: Mapping[str, Key] = field(default_factory=dict)
-    reasons: Mapping[str, Key] = field(default_factory=dict)
+    request: Mapping[str, Key] = msgspec.field(default_factory=dict)
+    response: Mapping[str, Key] = msgspec.field(default_factory=dict)
+    reasons: Mapping[str, Key] = msgspec.field(default_factory=dict)
 
 
 @lru_cache(maxsize=256)  # of the releases in the table and of the fleet

@@ -6,9 +6,10 @@ Source: apple-schema commands/*.yaml (responsekeys); Apple's MDM protocol refere
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+import msgspec
 
 from agent import plists
 
@@ -36,8 +37,7 @@ class Domain(Enum):
     MDM_CLIENT = "MDMClientError"  # of macOS only; not among Apple's documented domains
 
 
-@dataclass(frozen=True, slots=True)
-class ChainedError:
+class ChainedError(msgspec.Struct, frozen=True):
     """One item of an ErrorChain."""
 
     domain: Domain | str
@@ -76,12 +76,11 @@ PROFILE_NOT_INSTALLED = 12075
 IDENTIFIER_MISSING = 97
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """The outcome of one command."""
 
     status: Status
-    answer: Mapping[str, Any] = field(default_factory=dict)
+    answer: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """The command's own response keys."""
     errors: Sequence[ChainedError] = ()
     """The ErrorChain, outermost first."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+
+import msgspec
 
 from agent.errors import MisuseError
 from agent.mdm.waits import LONGEST_WAIT_SECONDS
@@ -14,8 +15,7 @@ NOT_NOW_RETRY_SECONDS = 60.0  # undocumented: the wait after NotNow until the Ma
 _MOST_DOUBLINGS = 64  # of the back-off; more could overflow a float
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True):
     """When the Mac opens a session by itself; all in seconds. Raises MisuseError unless each is finite and above 0.
 
     After a broken connection, a 5xx or a 429 it waits ``retry_first``; the wait doubles with each further failure. The
@@ -32,10 +32,10 @@ class Timing:
     """The wait after a session whose last status was NotNow."""
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            seconds = getattr(self, each.name)
+        for name in self.__struct_fields__:
+            seconds = getattr(self, name)
             if not (0.0 < seconds < math.inf):
-                raise MisuseError(f"Expected a positive number of seconds for {each.name}, found {seconds}.")
+                raise MisuseError(f"Expected a positive number of seconds for {name}, found {seconds}.")
 
     def back_off(self, failures: int, jitter: float) -> float:
         """The wait after a failure that ``failures`` others precede."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
 
+import msgspec
 from msgspec import Struct
 
 from agent.errors import OperatorError
@@ -60,8 +60,7 @@ _OF_STAGES = (*_LATENCIES, "count")
 _UNIT_NAMES = {"": "no unit"}
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(msgspec.Struct, frozen=True):
     """One limit: ``name.metric comparison value``."""
 
     text: str

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -56,8 +55,7 @@ class PhaseState(msgspec.Struct, array_like=True):
 RECENT_SECONDS = 10  # the interval of live rates and percentiles
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseView:
+class PhaseView(msgspec.Struct, frozen=True):
     """One phase over all shards."""
 
     name: str
@@ -71,8 +69,7 @@ class PhaseView:
     """Its planned arrivals per second now; None if it is not running, or has no constant rate."""
 
 
-@dataclass(frozen=True, slots=True)
-class OperationView:
+class OperationView(msgspec.Struct, frozen=True):
     """One operation."""
 
     count: int
@@ -85,15 +82,14 @@ class OperationView:
     p99_ms: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class LiveView:
+class LiveView(msgspec.Struct, frozen=True):
     """The current state of a run."""
 
     elapsed: float
     """Seconds since the start."""
     phases: tuple[PhaseView, ...] = ()
-    operations: Mapping[str, OperationView] = field(default_factory=dict)
-    macs: Mapping[str, int] = field(default_factory=dict)
+    operations: Mapping[str, OperationView] = msgspec.field(default_factory=dict)
+    macs: Mapping[str, int] = msgspec.field(default_factory=dict)
     """The number of Macs by state."""
     connections: int = 0
     pushes_waiting: int = 0
@@ -105,7 +101,7 @@ class LiveView:
     """Whether the server runs in this program, so that no latency is that of a server alone."""
     paused: bool = False
     """Whether the run is paused."""
-    workers: Mapping[str, bool] = field(default_factory=dict)
+    workers: Mapping[str, bool] = msgspec.field(default_factory=dict)
     """Whether each worker of a service with several is there, by its number."""
 
 

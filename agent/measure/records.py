@@ -6,8 +6,8 @@ A record contains no body, key, password or query string, so that neither metric
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+import msgspec
 from msgspec import Struct, field
 
 from agent.errors import LomAgentError, PeerError
@@ -30,8 +30,7 @@ HTTP_VERSIONS = (HTTP_2, HTTP_1_1)  # of the Macs' connections to their servers
 STAGES = ("connect", "handshake", "handshake_resumed", "first_byte", "request", "key")  # the parts of an operation
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """Why an operation failed."""
 
     kind: str

@@ -11,9 +11,9 @@ import base64
 import binascii
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -42,8 +42,7 @@ class CMSError(PeerError):
     kind = "cms"
 
 
-@dataclass(frozen=True, slots=True)
-class SignedContent:
+class SignedContent(msgspec.Struct, frozen=True):
     """The content of a signed message whose signature is valid."""
 
     content: bytes
@@ -52,14 +51,13 @@ class SignedContent:
     signer: x509.Certificate
     digest: str = "sha256"
     """The signer's digest algorithm."""
-    attributes: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    attributes: Mapping[str, tuple[bytes, ...]] = msgspec.field(default_factory=dict)
     """The signed attributes: dotted OID to the DER of each value."""
     legacy: bool = False
     """Whether the digest of the signer or of the signature is SHA-1 or MD5."""
 
 
-@dataclass(frozen=True, slots=True)
-class _SignerInfo:
+class _SignerInfo(msgspec.Struct, frozen=True):
     """The fields of RFC 5652, 5.3, that are needed; ``signed`` is the SET OF the attributes in DER, or None."""
 
     issuer_and_serial: tuple[bytes, bytes] | None
@@ -71,8 +69,7 @@ class _SignerInfo:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
+class _Message(msgspec.Struct, frozen=True):
     content_type: str
     content: bytes | None
     certificates: tuple[x509.Certificate, ...]

@@ -8,9 +8,9 @@ The article covers MDM, declarative management, automated enrollment, profiles a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
@@ -25,8 +25,7 @@ _VERSIONS = ("TLSv1.2", "TLSv1.3")
 Rule = Literal["version", "cipher suite", "extended master secret", "key", "signature"]
 
 
-@dataclass(frozen=True, slots=True)
-class Handshake:
+class Handshake(msgspec.Struct, frozen=True):
     """What a finished handshake shows, in OpenSSL's names."""
 
     version: str
@@ -38,8 +37,7 @@ class Handshake:
     """The server's own; None in a resumed session."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """One rule that a server does not keep."""
 
     rule: Rule

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.errors import PeerError
@@ -27,8 +27,7 @@ HARDWARE_SIZES = (256, 384)  # of keys in the Secure Enclave
 MAX_CLIENT_IDENTIFIER = 4096  # characters; ours
 
 
-@dataclass(frozen=True, slots=True)
-class ACMEPayload:
+class ACMEPayload(msgspec.Struct, frozen=True):
     """The settings of an ACME payload."""
 
     payload_name: str

@@ -5,10 +5,11 @@ Source: apple-schema profiles/com.apple.mdm.yaml.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from sys import intern
 
+import msgspec
 from cryptography import x509
+from msgspec import structs
 
 from agent.mdm.access_rights import ALL_RIGHTS, AccessRights, AccessRightsError, check_access_rights
 from agent.mdm.facts import version
@@ -29,8 +30,7 @@ PER_USER_SINCE = "15.1"  # the oldest schema that was read; it says "must be pre
 ENROLLMENT_MODES = ("BYOD", "ADDE")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnrollmentTerms:
+class EnrollmentTerms(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of an enrollment profile, without the Mac's identity."""
 
     server_url: str
@@ -54,8 +54,7 @@ class EnrollmentTerms:
     """EnrollmentMode; empty if the profile has none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Enrollment(EnrollmentTerms):
+class Enrollment(EnrollmentTerms, frozen=True, kw_only=True):
     """The settings of an enrollment profile, and the Mac's MDM identity."""
 
     identity: Identity
@@ -73,7 +72,7 @@ def enrollment_of(profile: Profile, identities: Identities) -> Enrollment:
     """Read an enrollment profile. Raises ProfileError if its MDM payload or identity is missing or invalid."""
     terms = enrollment_terms_of(profile)
     identity = identity_at(profile, mdm_payload_of(profile).require(_IDENTITY, str), _IDENTITY, identities)
-    return Enrollment(identity=identity, **{each.name: getattr(terms, each.name) for each in fields(terms)})
+    return Enrollment(identity=identity, **structs.asdict(terms))
 
 
 def enrollment_terms_of(profile: Profile) -> EnrollmentTerms:

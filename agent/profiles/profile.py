@@ -6,10 +6,12 @@ Source: apple-schema profiles/TopLevel.yaml, profiles/CommonPayloadKeys.yaml.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgspec
 from cryptography import x509
+from msgspec.structs import replace
 
 from agent import plists
 from agent.mdm.values import Warn, WrongType, converted, ignore_warning
@@ -67,8 +69,7 @@ class Payload:
         return tuple(values)
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(msgspec.Struct, frozen=True):
     """A profile and its payloads."""
 
     uuid: str

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from agent.mdm.waits import bounded_wait
 from agent.pki.scep.csr import alternative_names, subject_name
@@ -22,8 +24,7 @@ MAX_COMMON_NAME = 64  # characters (RFC 5280, appendix A, ub-common-name)
 _MAX_RETRIES = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class SCEPPayload:
+class SCEPPayload(msgspec.Struct, frozen=True):
     """The settings of a SCEP payload."""
 
     payload_name: str

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from sys import intern
 from typing import Any
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec.structs import replace
 
 from agent.lom.endpoint import LOMConfiguration
 from agent.mdm.results import PROFILE_NOT_INSTALLED, PROFILE_NOT_MANAGED, ChainedError, Domain
@@ -39,8 +40,7 @@ _LISTED_TEXTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledProfile:
+class InstalledProfile(msgspec.Struct, frozen=True):
     """The stored parts of a profile."""
 
     identifier: str

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from agent.profiles.profile import Payload, Profile
 
 _VARIABLE = re.compile(r"%([A-Za-z]+)%")
@@ -19,7 +21,7 @@ def expand(profile: Profile, values: Mapping[str, str]) -> Profile:
 
     Names are case-sensitive, as on a Mac. A variable that is not in ``values`` is left unchanged, with a warning.
     """
-    return replace(profile, payloads=tuple(_expanded(payload, values) for payload in profile.payloads))
+    return structs.replace(profile, payloads=tuple(_expanded(payload, values) for payload in profile.payloads))
 
 
 def _expanded(payload: Payload, values: Mapping[str, str]) -> Payload:

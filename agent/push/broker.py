@@ -10,9 +10,10 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, NamedTuple, Protocol
+
+import msgspec
 
 from agent.push.counts import PushCounts
 from agent.push.delays import Delay, PowerSaving, no_delay
@@ -46,8 +47,7 @@ class Macs(Protocol):
         """When its management ended, in seconds since the epoch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The response to the provider."""
 
     status: int
@@ -58,8 +58,7 @@ class Answer:
     """The JSON of a refusal; empty with the status 200."""
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(msgspec.Struct, frozen=True):
     """The provider's connection breaks instead of an answer."""
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from agent.push.reasons import OwnCause
 
 
-@dataclass(slots=True)
-class PushCounts:
+class PushCounts(msgspec.Struct):
     """How many pushes had each outcome."""
 
     accepted: int = 0
     """Answered with 200."""
-    refused: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = msgspec.field(default_factory=dict)
     """Refused, by Apple's reason; without those in ``own``."""
-    own: dict[str, int] = field(default_factory=lambda: {cause.value: 0 for cause in OwnCause})
+    own: dict[str, int] = msgspec.field(default_factory=lambda: {cause.value: 0 for cause in OwnCause})
     """Refused for a cause of the gateway itself, by cause."""
     broken: int = 0
     """Ended by a broken connection, as a rule says."""

@@ -7,7 +7,8 @@ considerations on the user's device", 1 "prioritize the device's power considera
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 LOWEST_PRIORITY_WINDOWS = 4  # undocumented: how many windows of priority 5 make one of priority 1
 _GOLDEN = 0.6180339887498949  # the golden ratio's fraction spreads the Macs' windows most evenly
@@ -21,8 +22,7 @@ def no_delay(_chance: float) -> float:
     return 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class PowerSaving:
+class PowerSaving(msgspec.Struct, frozen=True):
     """A Mac that saves power gets pushes of low priority only at the end of a window."""
 
     window: float = 0.0

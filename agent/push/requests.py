@@ -10,7 +10,8 @@ import json
 import re
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.push.reasons import PushRefused, Reason
 
@@ -37,8 +38,7 @@ _KNOWN_HEADERS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
+class Provider(msgspec.Struct, frozen=True):
     """The sender of pushes, known by its TLS client certificate."""
 
     topic: str = ""
@@ -52,8 +52,7 @@ class Provider:
 NOBODY = Provider()
 
 
-@dataclass(frozen=True, slots=True)
-class PushPolicy:
+class PushPolicy(msgspec.Struct, frozen=True):
     """What the gateway accepts and stores."""
 
     strict: bool = False
@@ -64,8 +63,7 @@ class PushPolicy:
     """Seconds that any push is stored at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class PushRequest:
+class PushRequest(msgspec.Struct, frozen=True):
     """A valid request."""
 
     token: bytes

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 MAX_TOPICS = 8  # ours, for one Mac: between two enrollments, every topic is accepted
 _STALE_ALLOWED = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
+class Notification(msgspec.Struct, frozen=True):
     """An accepted push for Mac ``index``. Times are seconds since the epoch."""
 
     index: int
@@ -30,8 +30,7 @@ class Notification:
     """Whether it may be stored; otherwise it is delivered at the first attempt or not at all."""
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(msgspec.Struct):
     notification: Notification
     not_before: float
     due: int  # the number of its current element in the heap

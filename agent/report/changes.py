@@ -13,9 +13,10 @@ This covers chance within a run. Two runs of one server differ by more: repeat b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+
+import msgspec
 
 from agent.measure.summaries import OperationSummary, StageSummary
 from agent.report.numbers import change, share
@@ -38,8 +39,7 @@ class Judgement(StrEnum):
     UNKNOWN = "unknown"  # one of the runs has no such number
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One number of one operation or stage in the first run and in another one."""
 
     what: str

@@ -12,7 +12,8 @@ and none is called worse or better.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.errors import MisuseError
 from agent.report.altered import same_changes
@@ -44,8 +45,7 @@ NOUNS = {"errors": "errors", "late": "late starts", "dropped": "dropped operatio
 WORDS = {"p99_9": "p99.9", "rate_per_s": "rate"}
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One operation or stage in all runs."""
 
     name: str
@@ -56,8 +56,7 @@ class Row:
     """By run, from the second one on, and by ``what``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """A setting that differs between the runs."""
 
     name: str
@@ -65,8 +64,7 @@ class Setting:
     """By run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Against:
+class Against(msgspec.Struct, frozen=True):
     """One run compared with the first. Each text is a sentence; the largest change is first."""
 
     name: str
@@ -117,8 +115,7 @@ class Against:
             yield Statement(Level.NOTE, f"Only one of runs A and {self.name} has {', '.join(self.missing)}.")
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(msgspec.Struct, frozen=True):
     """All runs compared with the first."""
 
     threshold: float

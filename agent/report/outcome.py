@@ -9,8 +9,9 @@ not pass.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from agent.errors import OperatorError
 from agent.measure.limits import parse_limit
@@ -28,8 +29,7 @@ class Kind(StrEnum):
     FAILURES = "failures"
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(msgspec.Struct, frozen=True):
     """One reason why a run failed."""
 
     kind: Kind
@@ -39,8 +39,7 @@ class Reason:
     """A sentence."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunOutcome:
+class RunOutcome(msgspec.Struct, frozen=True):
     """The exit status of the command and the reasons for it."""
 
     exit_status: int

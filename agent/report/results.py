@@ -10,7 +10,6 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypedDict
@@ -50,8 +49,7 @@ MOST_BYTES = 256 * 1024 * 1024  # of a document that is read
 _DECIMALS = 3  # of seconds, of ms (so: microseconds) and of rates
 
 
-@dataclass(frozen=True, slots=True)
-class RunInfo:
+class RunInfo(msgspec.Struct, frozen=True):
     """Facts on a run. Raises MisuseError if ``started`` has no time zone."""
 
     version: str

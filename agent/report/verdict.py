@@ -8,8 +8,9 @@ operations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from agent.measure.summaries import ReasonSummary
 from agent.report.document import Document
@@ -34,8 +35,7 @@ class Level(StrEnum):
     BAD = "bad"
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(msgspec.Struct, frozen=True):
     """One sentence, with ``details`` to show below it."""
 
     level: Level
@@ -43,8 +43,7 @@ class Statement:
     details: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """The verdict; the most severe statement is first."""
 
     level: Level

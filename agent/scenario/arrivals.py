@@ -18,6 +18,8 @@ from operator import gt, truediv
 from random import Random
 from typing import NamedTuple
 
+import msgspec
+
 from agent.errors import MisuseError
 from agent.fleet.derivation import Derivation
 from agent.scenario.tempo import Tempo
@@ -30,8 +32,7 @@ class Arrival(NamedTuple):
     target: int
 
 
-@dataclass(frozen=True, slots=True)
-class AtOnce:
+class AtOnce(msgspec.Struct, frozen=True):
     """All arrivals are due at the start."""
 
     def dues(self, _random: Random) -> Iterator[float]:
@@ -47,8 +48,7 @@ class AtOnce:
         return 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(msgspec.Struct, frozen=True):
     """One arrival every ``1 / rate`` seconds, the first at the start. Raises MisuseError unless ``rate`` is above 0."""
 
     rate: float
@@ -69,8 +69,7 @@ class Constant:
         return number / self.rate
 
 
-@dataclass(frozen=True, slots=True)
-class Poisson:
+class Poisson(msgspec.Struct, frozen=True):
     """Independent arrivals, ``rate`` per second on average. Raises MisuseError unless ``rate`` is above 0."""
 
     rate: float
@@ -207,8 +206,7 @@ class Steps(_Pieces):
         return ((rate, rate, seconds) for rate, seconds in self.steps)
 
 
-@dataclass(frozen=True, slots=True)
-class Burst:
+class Burst(msgspec.Struct, frozen=True):
     """``size`` arrivals at once, every ``every`` seconds, from the start. Raises MisuseError unless positive."""
 
     size: int
@@ -232,8 +230,7 @@ class Burst:
         return number // self.size * self.every
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
+class Replay(msgspec.Struct, frozen=True):
     """Arrivals at ``offsets``, in ascending seconds. Raises MisuseError for another order."""
 
     offsets: tuple[float, ...]
@@ -258,8 +255,7 @@ class Replay:
 Shape = AtOnce | Constant | Poisson | Ramp | Steps | Burst | Replay
 
 
-@dataclass(frozen=True, slots=True)
-class ArrivalPlan:
+class ArrivalPlan(msgspec.Struct, frozen=True):
     """A shape of arrivals and its end. Raises MisuseError for arrivals without end.
 
     Only arrivals due before ``duration`` count (seconds; None: all). ``again``: after the last target the first one

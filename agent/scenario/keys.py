@@ -6,7 +6,6 @@ For error messages, overrides, the reference, new scenarios and the options of `
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -22,8 +21,7 @@ ARRAYS = (PHASE, RULE, CHANGE)  # arrays of tables
 KIND = "kind"
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """One key."""
 
     name: str

@@ -6,15 +6,15 @@ For scenarios that ``reading`` has checked.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.errors import MisuseError, OperatorError
 from agent.scenario.arrivals import ArrivalPlan, AtOnce, Burst, Constant, Poisson, Ramp, Replay, Shape, Steps
 from agent.scenario.types import ArrivingPhase, Change, EnrollPhase, LoadPart, PhaseBase
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(msgspec.Struct, frozen=True):
     """A closed model: ``concurrency`` Macs of the whole fleet are active, the next starts when one finishes.
 
     ``duration`` (seconds; None: until each Mac has finished) ends it; ``again``: after the last Mac the first repeats.

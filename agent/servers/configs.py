@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 CONNECTIONS = 32  # maximum per worker and API; our default
 
 
@@ -76,8 +78,7 @@ class RequestTemplate:
     body: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class LOMTemplates:
+class LOMTemplates(msgspec.Struct, frozen=True):
     """The requests by which a server composes LOM commands itself."""
 
     profile: RequestTemplate
@@ -85,8 +86,7 @@ class LOMTemplates:
     request: RequestTemplate
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookConfig:
+class WebhookConfig(msgspec.Struct, frozen=True):
     """The API of any server, described by request templates."""
 
     enqueue: RequestTemplate

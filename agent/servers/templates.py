@@ -17,10 +17,11 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, quote_plus
 from xml.sax.saxutils import escape
+
+import msgspec
 
 from agent import plists
 from agent.errors import OperatorError
@@ -45,8 +46,7 @@ Values = Mapping[str, Callable[[], str]]
 Escape = Callable[[str, str], str]  # escapes a value, given the placeholder's name and the value
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendered(msgspec.Struct, frozen=True):
     """A request with its values filled in, for the template's origin."""
 
     method: str

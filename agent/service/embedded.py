@@ -7,9 +7,9 @@ any other server does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 from cryptography import x509
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -46,8 +46,7 @@ class PushedService(Protocol):
     def push(self, owner: int, push: RoutedPush) -> object: ...
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddedChoice:
+class EmbeddedChoice(msgspec.Struct, frozen=True):
     """What is beside the Macs: ``lab``, and the gateway at ``host`` and ``port``, which a lab always has."""
 
     lab: bool = False

@@ -8,7 +8,6 @@ have. Macs that did nothing yet take no space.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,8 +72,7 @@ def _hashes(device: bytes, record: bytes) -> tuple[int, int]:
     return hash(device), hash(record)
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
+class Numbers(msgspec.Struct, frozen=True):
     """Where a service goes on."""
 
     event: int
@@ -86,8 +84,7 @@ class Numbers:
     seed: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredGroup:
+class StoredGroup(msgspec.Struct, frozen=True):
     """A group in the file."""
 
     first: int
@@ -113,8 +110,7 @@ def group_columns(population: Population) -> tuple[str, int, int, str | None, st
     return population.seed, population.devices, population.segment_size, population.os, population.model, roles
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMac:
+class StoredMac(msgspec.Struct, frozen=True):
     """A Mac in the file, by its index in its group."""
 
     index: int

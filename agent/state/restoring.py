@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from agent.device.installing.apps import queued_app
 from agent.fleet.population import USER_CHANNEL
@@ -12,8 +13,7 @@ from agent.net.mac.client import MDMClient
 from agent.state.fleet import FleetState, KeptGroup
 
 
-@dataclass(frozen=True, slots=True)
-class RestoredMac:
+class RestoredMac(msgspec.Struct, frozen=True):
     """A Mac from the file, by its index in its group. It does nothing yet."""
 
     index: int

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 from command import SECONDS
 
+import agent
 from agent.cli.commands import COMMANDS, cli
 from agent.cli.run.command import run
 from agent.cli.scenarios.options import GROUPS, KeyOption, overrides
@@ -95,23 +98,62 @@ def test_help_of_a_command_imports_no_heavy_module(packages: dict[tuple[str, ...
     assert not packages[name, "--help"] & HEAVY
 
 
-LATER = {
+# The module of each role of a process, and what it must not import at its start. Those of a group are imported one
+# after the other in one process, so each has the modules of those before it.
+OWN_PROCESSES = {
+    "agent.client": {"httpx", "twisted", "cryptography", "pytest", "click"},
+    "agent.net.mac.fleet.key_process": {"twisted", "asn1crypto", "agent.device"},
     "agent.cli.serve.serving": {
-        "asn1crypto", "httpx", "jinja2", "klein", "prometheus_client", "concurrent.futures.process",
+        "asn1crypto", "httpx", "jinja2", "klein", "prometheus_client", "concurrent.futures.process", "rich",
         "agent.lab", "agent.net.apns.gateway", "agent.net.mac.enrollment.scep", "agent.report", "agent.scenario",
         "agent.service.embedded", "agent.service.api.openapi", "agent.service.workers", "agent.load.shard",
     },
-    "agent.client": {"httpx", "twisted", "cryptography", "pytest"},
+    "agent.cli.lab.running": {"asn1crypto", "klein", "rich", "agent.report", "agent.load.shard", "agent.scenario"},
+    "agent.cli.conform.conforming": {"jinja2", "klein", "rich", "agent.load.shard", "agent.report"},
+}  # fmt: skip
+PROCESSES_OF_A_RUN = {
+    "agent.load.shard.running": {
+        "click", "rich", "h2", "asn1crypto", "klein", "prometheus_client", "concurrent.futures.process",
+        "agent.cli", "agent.lab", "agent.load.conductor", "agent.net.mac.enrollment.scep", "agent.report",
+        "agent.scenario.reading", "agent.service",
+    },
+    "agent.service.workers.worker": {"click", "rich", "h2", "agent.cli", "agent.lab", "agent.service.embedded"},
+    "agent.cli.worker.working": {"rich", "h2", "asn1crypto", "tomllib", "agent.lab", "agent.load.conductor"},
+    "agent.cli.run.running": {
+        "asn1crypto", "jinja2", "klein", "prometheus_client", "concurrent.futures.process", "agent.cli.run.control",
+        "agent.conform", "agent.load.launch.dask",
+    },
+}  # fmt: skip
+ONE_AFTER_THE_OTHER = """
+import sys
+for role in sys.argv[1:]:
+    __import__(role)
+    print(role, *sys.modules)
+"""
+
+
+@pytest.mark.parametrize("roles", [OWN_PROCESSES, PROCESSES_OF_A_RUN])
+def test_each_role_of_a_process_imports_the_rest_when_it_is_used(roles: dict[str, set[str]]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AFTER_THE_OTHER, *roles], capture_output=True, check=True, timeout=SECONDS
+    )
+    loaded = {role: set(modules) for role, *modules in map(str.split, done.stdout.decode().splitlines())}
+    assert list(loaded) == list(roles)
+    assert {role: loaded[role] & forbidden for role, forbidden in roles.items() if loaded[role] & forbidden} == {}
+
+
+# A struct cannot leave a field out of its text or its comparison, have an exception or a class of another kind as its
+# base, or hold a function as a default.
+DATACLASSES = {
+    "APNsPlan", "Choice", "Evidence", "LabConfig", "Mac", "MicroMDMConfig", "NanoMDMConfig", "Payload", "Ramp",
+    "RequestFailed", "RequestTemplate", "ServiceSettings", "Steps", "Trust",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("module", LATER)
-def test_module_that_has_to_start_fast_imports_the_rest_when_it_is_used(module: str) -> None:
-    program = f"import sys, {module}\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=SECONDS)
-    loaded = set(done.stdout.decode().split())
-    assert module in loaded
-    assert not loaded & LATER[module]
+def test_plain_data_are_structs_whose_classes_are_made_fast() -> None:
+    text = "\n".join(file.read_text(encoding="utf-8") for file in sorted(Path(agent.__file__).parent.rglob("*.py")))
+    found = set(re.findall(r"^ *@dataclass\b[^\n]*\n *class (\w+)", text, re.MULTILINE))
+    assert found == DATACLASSES, "make it a msgspec.Struct: a dataclass costs every start of a process a millisecond"
 
 
 def test_no_garbage_is_collected_during_imports() -> None:

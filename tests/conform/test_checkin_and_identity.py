@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from conform_runs import SECONDS, authorities, played
 from conform_targets import as_webhook
 from msgspec import structs
+from msgspec.structs import replace
 from twisted.internet import reactor
 
 from agent.conform.reading.sessions import NOT_QUEUED, accepted, refused, refused_and_stays

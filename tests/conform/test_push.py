@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from conform_runs import SECONDS, authorities, header, played, played_in_lab
 from msgspec import structs
+from msgspec.structs import replace
 from twisted.internet import reactor
 
 from agent.conform.probes import Probe

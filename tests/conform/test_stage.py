@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import plistlib
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 from conform_runs import SECONDS, authorities, header, played
 from conform_targets import as_webhook
+from msgspec.structs import replace
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource

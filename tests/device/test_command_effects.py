@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import plistlib
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.hazmat.primitives.serialization.pkcs7 import pkcs7_decrypt_der
 from issued_once import IssuedOnce
+from msgspec import structs
 from msgspec.structs import replace
 from rsa_keys import rsa_key
 
@@ -310,7 +310,7 @@ def test_settings_of_apps_and_bluetooth_need_their_own_rights() -> None:
     assert good(device, "ManagedApplicationList")["ManagedApplicationList"][APP]["HasConfiguration"] is False
     assert not device.system.bluetooth
     assert device.enrollment is not None
-    device.enrollment = dataclasses.replace(device.enrollment, access_rights=AccessRights.SETTINGS)
+    device.enrollment = structs.replace(device.enrollment, access_rights=AccessRights.SETTINGS)
     answers = good(device, "Settings", Settings=items)["Settings"]
     assert [item["ErrorChain"][0]["ErrorCode"] for item in answers] == [12007] * 5
 
@@ -738,8 +738,6 @@ def test_what_commands_change_outlives_the_process() -> None:
 def test_rights_are_those_of_the_enrollment() -> None:
     device = mac()
     assert device.enrollment is not None
-    device.enrollment = dataclasses.replace(
-        device.enrollment, access_rights=ALL_RIGHTS & ~AccessRights.MANAGE_APPLICATIONS
-    )
+    device.enrollment = structs.replace(device.enrollment, access_rights=ALL_RIGHTS & ~AccessRights.MANAGE_APPLICATIONS)
     assert code(run(device, "InstallApplication", iTunesStoreID=1)) == 12007
     assert device.system.apps == ()

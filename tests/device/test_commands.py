@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import plistlib
 from functools import cache
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from apple_schema import problems
 from command import lom_agent, lom_agent_here
 from issued_once import IssuedOnce
+from msgspec import structs
 from msgspec.structs import replace
 
 from agent.device.answering import OfflineMac, answer_command
@@ -194,7 +194,7 @@ def body_of(request_type: str, device: Device) -> dict[str, Any]:
 
 def with_rights(device: Device, rights: AccessRights) -> Device:
     assert device.enrollment is not None
-    device.enrollment = dataclasses.replace(device.enrollment, access_rights=rights)
+    device.enrollment = structs.replace(device.enrollment, access_rights=rights)
     return device
 
 
@@ -516,7 +516,7 @@ def test_erasure_needs_a_pin_where_the_mac_says_so(silicon: bool) -> None:
 def test_removing_the_enrollment_profile_unenrolls_the_mac() -> None:
     device = standing()
     installed = next(iter(device.profiles))
-    device.profiles._profiles["mdm"] = dataclasses.replace(  # an enrollment without a server
+    device.profiles._profiles["mdm"] = structs.replace(  # an enrollment without a server
         installed, identifier="mdm", payload_types=frozenset({"com.apple.mdm"})
     )
     assert run(device, "RemoveProfile", {"Identifier": "mdm"}).status is Status.ACKNOWLEDGED

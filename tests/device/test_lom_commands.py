@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from apple_schema import problems
 from issued_once import IssuedOnce
+from msgspec import structs
 
 from agent.device.answering import OfflineMac, answer_among, answer_command
 from agent.device.commands import carry_out
@@ -245,10 +246,10 @@ def test_each_role_answers_only_its_own_command() -> None:
     device = standing()
     both = device.profiles.lom
     assert both is not None
-    device.profiles.lom = replace(both, controller_identity=None)
+    device.profiles.lom = structs.replace(both, controller_identity=None)
     assert error_codes(result_of(device, LOM_COMMANDS["LOMDeviceRequest"])) == [("MCMDMErrorDomain", 12021)]
     assert result_of(device, LOM_COMMANDS["LOMSetupRequest"])["Status"] == "Acknowledged"
-    device.profiles.lom = replace(both, device_identity=None)
+    device.profiles.lom = structs.replace(both, device_identity=None)
     assert error_codes(result_of(device, LOM_COMMANDS["LOMSetupRequest"])) == [("MCMDMErrorDomain", 12021)]
 
 
@@ -256,14 +257,14 @@ def test_each_role_answers_only_its_own_command() -> None:
 def test_missing_access_right_gives_an_error(octets: bytes) -> None:
     device = standing()
     assert device.enrollment is not None
-    device.enrollment = replace(device.enrollment, access_rights=ALL_RIGHTS & ~AccessRights.LOCK_DEVICE)
+    device.enrollment = structs.replace(device.enrollment, access_rights=ALL_RIGHTS & ~AccessRights.LOCK_DEVICE)
     assert error_codes(result_of(device, octets)) == [("MCMDMErrorDomain", 12007)]
 
 
 def test_access_right_of_lom_is_sufficient() -> None:
     device = standing()
     assert device.enrollment is not None
-    device.enrollment = replace(device.enrollment, access_rights=AccessRights(4))
+    device.enrollment = structs.replace(device.enrollment, access_rights=AccessRights(4))
     assert result_of(device, LOM_COMMANDS["LOMSetupRequest"])["Status"] == "Acknowledged"
 
 

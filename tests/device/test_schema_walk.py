@@ -6,7 +6,6 @@ soon as the table has it. Releases between which the schema of commands differs 
 
 from __future__ import annotations
 
-import dataclasses
 import plistlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from apple_schema import problems
 from issued_once import IssuedOnce
+from msgspec import structs
 from msgspec.structs import replace
 from schema_bodies import bodies
 
@@ -286,7 +286,7 @@ ITEMS = b'{"Declarations": {}, "DeclarationsToken": "1"}'
 def check_ins(mac: Device | UserDevice) -> Iterator[dict[str, Any]]:
     """The check-ins of an enrollment or a login, of an update of the declarations, and of the end."""
     assert mac.enrollment is not None
-    enrollment = dataclasses.replace(mac.enrollment, capabilities=CAPABILITIES, check_out_when_removed=True)
+    enrollment = structs.replace(mac.enrollment, capabilities=CAPABILITIES, check_out_when_removed=True)
     if isinstance(mac, UserDevice):
         mac.device.enrollment = enrollment
         begin, end = log_in_steps(mac), None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import plistlib
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from functools import partial
 
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec import structs
 from msgspec.structs import replace
 from servers import HOST, Script, Talk, answer, serving
 from stack import Stack, stack
@@ -141,7 +141,7 @@ def test_an_update_by_command_restarts_the_mac_and_raises_its_release(run_in_rea
 
 def test_an_app_is_installed_by_the_channel_of_the_user_who_is_logged_in(run_in_reactor: RunInReactor) -> None:
     async def scenario() -> None:
-        async with stack(behaviour=dataclasses.replace(BRIEF, users=1.0)) as running:
+        async with stack(behaviour=structs.replace(BRIEF, users=1.0)) as running:
             client, mac = running.fleet[0], running.fleet[0].device.mac
             user = name_of(mac.udid, mac.user_id)
             await running.until(lambda: user in running.lab.macs and running.lab.macs[user].enrolled, "the login")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import plistlib
 import subprocess
@@ -14,6 +13,7 @@ from apns_gateways import run
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.serialization import Encoding
 from debian import need
+from msgspec import structs
 from odd_certificates import VERSION_4, odd_identity
 from stack import stack
 from twisted.internet.defer import Deferred
@@ -311,7 +311,7 @@ def test_enrollment_profile_can_be_renewed_without_more_rights(run_in_reactor: R
                 assert [error["ErrorCode"] for error in refused["ErrorChain"]] == [1009, 1000]
             before = client.device.enrollment
             assert before is not None
-            client.device.enrollment = dataclasses.replace(before, access_rights=before.access_rights & ~8)
+            client.device.enrollment = structs.replace(before, access_rights=before.access_rights & ~8)
             widened = await update()
             assert "access rights 8" in widened["ErrorChain"][1]["USEnglishDescription"]
             assert client.device.enrollment.identity is before.identity
@@ -415,7 +415,7 @@ def test_a_mac_with_another_macs_identity_is_refused(run_in_reactor: RunInReacto
             thief, owner = running.fleet
             assert thief.device.enrollment is not None
             assert owner.device.enrollment is not None
-            stolen = dataclasses.replace(thief.device.enrollment, identity=owner.device.enrollment.identity)
+            stolen = structs.replace(thief.device.enrollment, identity=owner.device.enrollment.identity)
             thief.device.enrollment = stolen
             thief.wake()
             await running.until(lambda: running.failures("session") == ["http_status"], "a refused session")

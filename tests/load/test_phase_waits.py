@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from conftest import RunInReactor
+from msgspec.structs import replace
 from scripted_mdm import NEVER, closing, reply, scripted_mdm
 from servers import answer, until
 from twisted.internet import reactor

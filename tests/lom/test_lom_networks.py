@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
 from pathlib import Path
@@ -37,6 +37,7 @@ from lom_parties import (
     device,
     item,
 )
+from msgspec.structs import replace
 from namespaces import HERE
 from twisted.internet import reactor
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.lom.link import LIMITS, LinkAnswer, LinkRequest
 from agent.lom.recent_answers import RecentAnswers

@@ -1,11 +1,11 @@
 """What a Prometheus server gets of a run, over a real connection and read with its own client library's parser."""
 
 import re
-from dataclasses import replace
 from email.parser import BytesHeaderParser
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet import reactor

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec.structs import replace
 
 from agent.conform.stage.target import Target
 from agent.servers.configs import RequestTemplate, Trust, WebhookConfig

@@ -36,7 +36,6 @@ ALLOWED = {
     "cli.scenarios.commands: scenario_doc": _CLICK,
     "cli.scenarios.commands: scenario_new": _CLICK,
     "report.html.charts: legend": _TEMPLATE,
-    "report.html.charts: own_legend": _TEMPLATE,
     "device.stored.packed: reducer_override": "pickle calls it by its name",
     "faults.decisions: reset_counts": _CONTROL,
     "client.devices: come_online": _USERS,

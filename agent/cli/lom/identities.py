@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import click
+import msgspec
 
 from agent.fleet.population import DEFAULT_SEED
 from agent.lom.endpoint import LinkSide
 from agent.net.transport.anchors import read_anchors, read_identity
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """The identity of one end from files, or the seed of both ends; the other field is None."""
 
     seed: str | None

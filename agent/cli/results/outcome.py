@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 from rich.console import Console
 
@@ -36,8 +36,7 @@ UNWRITTEN_STATUS = 2  # of a command that could not write a file: tell raises an
 NOT_OVER = "the run had not finished when this was written"
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
+class Outputs(msgspec.Struct, frozen=True):
     """The files to write; None: not written."""
 
     out: str | None = None

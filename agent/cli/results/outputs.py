@@ -11,6 +11,8 @@ from agent.errors import OperatorError
 from agent.files import is_device_or_pipe
 from agent.unix import fcntl
 
+_held: list[int] = []  # descriptors
+
 
 def make_folder(out: str) -> None:
     """Make a folder before the run, so that its results can be written. Raises OperatorError."""
@@ -63,7 +65,10 @@ def hold(path: str, what: str, flags: int = os.O_RDONLY) -> None:
     if fcntl is None or is_device_or_pipe(Path(path)):
         return
     try:
-        descriptor = os.open(path, flags, 0o600)  # never closed: that would let go of it
+        descriptor = os.open(path, flags, 0o600)  # never closed in this process: that would let go of it
+        if not _held:
+            os.register_at_fork(after_in_child=_let_go)
+        _held.append(descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OperatorError(
@@ -72,6 +77,12 @@ def hold(path: str, what: str, flags: int = os.O_RDONLY) -> None:
         ) from None
     except OSError:  # a file system without locks, or a path that is refused when it is opened for writing
         return
+
+
+def _let_go() -> None:
+    """A forked process holds nothing: it may live for a moment longer than this one."""
+    while _held:
+        os.close(_held.pop())
 
 
 def remove_old(path: str) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import click
+import msgspec
 
 from agent.errors import OperatorError
 from agent.load.control.joining import DEFAULT_JOIN_FILE, EXAMPLE_PORT
 from agent.load.control.listening import LOOPBACK, ListenAt, listen_at
 from agent.load.launch.launching import JOIN_SECONDS, JoinLauncher, Launcher, LocalLauncher
 from agent.load.machine.limits import workers_of
+from agent.load.shard.plan import cut
 from agent.net.transport.addresses import parse_address
 from agent.processes import ProcessEach
 from agent.scenario.types import Scenario
@@ -21,8 +22,7 @@ _ELSEWHERE = ("listen", "executor")
 _DASK = "dask="
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(msgspec.Struct, frozen=True):
     """Where a run takes place."""
 
     launcher: Launcher
@@ -48,6 +48,13 @@ def check_places(options: Mapping[str, Any]) -> None:
         raise click.UsageError("--join-timeout goes with --listen or --executor")
     if options["advertise"] is not None and not any(options[name] for name in ("listen", "lab_listen", "executor")):
         raise click.UsageError("--advertise goes with --listen, --lab-listen or --executor")
+
+
+def prepared_for(scenario: Scenario, options: Mapping[str, Any]) -> int:
+    """How many workers this process starts: none where others do. Raises OperatorError."""
+    if any(options[name] is not None for name in _ELSEWHERE):
+        return 0
+    return len(cut(scenario.fleet.population, workers_of(scenario)))
 
 
 def places_of(

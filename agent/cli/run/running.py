@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,24 +15,25 @@ from rich.console import Console
 from agent.cli.apns.gateway import apns_plan
 from agent.cli.reactor import run_until_done, the_reactor
 from agent.cli.results.outcome import Outputs, RunResults
-from agent.cli.run.distributed import check_places, places_of
+from agent.cli.run.distributed import check_places, places_of, prepared_for
 from agent.cli.run.replay import replayed
 from agent.cli.scenarios.default import scenario_of
 from agent.cli.signals import STANDARD_ERROR, STANDARD_OUTPUT, Stopping, printing
 from agent.errors import OperatorError
 from agent.load.conductor.conductor import Conductor
 from agent.load.conductor.state import RunState
+from agent.load.launch.launching import import_for_shards
 from agent.load.machine.limits import cores, workers_of
 from agent.measure.live import LiveView
 from agent.measure.trace import TraceParts
 from agent.net.transport.addresses import parse_address
-from agent.processes import ProcessEach
+from agent.processes import FORKS, ProcessEach
 from agent.report.terminal import Display, make_display, visible
 from agent.scenario.types import Scenario
-from agent.service.prometheus import PrometheusExporter
 
 if TYPE_CHECKING:
     from agent.cli.run.control import RunControl
+    from agent.service.prometheus import PrometheusExporter
 
 FIRST_CHECKPOINT_SECONDS = 2.0
 _WITH_RESUME = ("resume", "out", "junit", "trace", "prometheus", "quiet")
@@ -44,18 +46,20 @@ def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[st
     Raises OperatorError and UsageError.
     """
     check_places(options)
-    with Stopping() as stopping:
+    with Stopping() as stopping, ExitStack() as processes:
         state = None if options["resume"] is None else _resumed(path, options["resume"], given)
         outputs = Outputs.of(options)
         outputs.check()  # before all that can fail: no verdict of an earlier run is left, except of one that is resumed
         if state is None:
             plan = replayed(scenario_of(path, options, given), options["replay"])
+            executor = processes.enter_context(_prepared(plan, options))  # before files are open
             state = _begun(plan, options)
         else:
             plan = state.scenario
+            executor = processes.enter_context(ProcessEach())
         console = Console()
         display = make_display(console, options["quiet"], time.monotonic)
-        outcome = _run(plan, outputs, display, options, stopping, state)
+        outcome = _run(plan, outputs, display, options, stopping, state, executor)
         stopping.status = outcome.exit_status
         if state is not None and not state.finished:
             with printing(STANDARD_ERROR):  # also with --quiet
@@ -63,6 +67,14 @@ def run_scenario(path: str | None, options: Mapping[str, Any], given: Mapping[st
         with printing():
             outcome.tell(console)
     return outcome.exit_status
+
+
+def _prepared(scenario: Scenario, options: Mapping[str, Any]) -> ProcessEach:
+    """The processes of the workers that are to start on this machine. Raises OperatorError."""
+    workers = prepared_for(scenario, options)
+    if workers and FORKS:
+        import_for_shards(scenario)
+    return ProcessEach(workers)
 
 
 def _resumed(path: str | None, file: str, given: Mapping[str, Any]) -> RunState:
@@ -100,15 +112,12 @@ def _run(
     options: Mapping[str, Any],
     stopping: Stopping,
     state: RunState | None,
+    executor: ProcessEach,
 ) -> RunResults:
     apns = apns_plan(scenario)
     trace = TraceParts(outputs.trace)
     reactor = the_reactor()
-    prometheus = options["prometheus"]
-    exporter = (
-        None if prometheus is None else PrometheusExporter(reactor, *parse_address(prometheus, "--prometheus", 9464))
-    )
-    executor = ProcessEach()
+    exporter = _exporter(reactor, options["prometheus"])
     places = places_of(reactor, scenario, options, executor, None if state is None else state.workers)
     started = datetime.now(UTC) if state is None else datetime.fromtimestamp(state.started, UTC)
     outcome = RunResults(scenario, outputs, started)
@@ -160,6 +169,15 @@ def _run(
         executor.shutdown()
     outcome.end(conductor, signal_number, trace)
     return outcome
+
+
+def _exporter(reactor: Any, address: str | None) -> PrometheusExporter | None:
+    """The metrics of the run; None where they are not asked for. Raises OperatorError."""
+    if address is None:
+        return None
+    from agent.service.prometheus import PrometheusExporter  # only where there is one: a fast start
+
+    return PrometheusExporter(reactor, *parse_address(address, "--prometheus", 9464))
 
 
 def _control(reactor: Any, conductor: Conductor, options: Mapping[str, Any]) -> RunControl | None:

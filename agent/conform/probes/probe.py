@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from agent.conform.stage.stage import Stage
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 60.0  # ours: after this a probe is stopped
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True):
     """Something that is provoked. ``play`` may raise: then the probe is stopped with that reason."""
 
     name: str

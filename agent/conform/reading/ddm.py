@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent.conform.trace.evidence import Evidence
 from agent.conform.trace.records import ExchangeRecord
@@ -20,8 +21,7 @@ NO_TOKENS = "The server answered the endpoint tokens with no SyncTokens."
 NO_ITEMS = "The server answered with no declaration items, or has no declarations."
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """A declaration item, and the exchange in which the declaration was fetched; None: it was not."""
 
     kind: str

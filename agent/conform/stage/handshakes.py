@@ -9,8 +9,8 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+import msgspec
 from OpenSSL import SSL, crypto
 
 from agent.net.transport.floor import extended_master_secret
@@ -29,8 +29,7 @@ NOT_IN_TIME = "the handshake did not end in time"
 _EVERY_CIPHER = b"ALL:COMPLEMENTOFALL:@SECLEVEL=0"
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """What the client offers."""
 
     lowest: str = "TLSv1.2"
@@ -39,8 +38,7 @@ class Offer:
     """OpenSSL's list for TLS 1.2 and below; empty: its default."""
 
 
-@dataclass(frozen=True, slots=True)
-class Agreed:
+class Agreed(msgspec.Struct, frozen=True):
     """What came of a handshake. Without an ``error`` all of it is known."""
 
     version: str = ""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -28,8 +28,7 @@ from agent.servers.server import Server
 MacOf = Callable[[str], Mac]
 
 
-@dataclass(slots=True)
-class Target:
+class Target(msgspec.Struct):
     """One server under test."""
 
     adapter: str

@@ -23,11 +23,11 @@ import hashlib
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from agent import plists
@@ -77,8 +77,7 @@ class Body(Struct, frozen=True, omit_defaults=True):
         return value if isinstance(value, dict) else {}
 
 
-@dataclass(frozen=True, slots=True)
-class Redacted:
+class Redacted(msgspec.Struct, frozen=True):
     """A secret in a plain value."""
 
     kind: str
@@ -88,8 +87,7 @@ class Redacted:
     """Of a push token, PushMagic or bootstrap token."""
 
 
-@dataclass(frozen=True, slots=True)
-class Certificates:
+class Certificates(msgspec.Struct, frozen=True):
     """A PKCS12 in a plain value."""
 
     pem: tuple[str, ...]
@@ -140,8 +138,7 @@ def _unparsed(octets: bytes, problem: str) -> Body:
     return Body("text", len(octets), text[:MOST_TEXT])
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
+class _Opened(msgspec.Struct, frozen=True):
     """A profile, signed or not. With a ``problem`` there is no ``value``."""
 
     value: Any = None

@@ -9,12 +9,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from agent.conform.trace.bodies import plain
 from agent.conform.trace.records import ExchangeRecord, MacRecord, NoteRecord, PushRecord, Record, TLSRecord
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveredCommand:
+class DeliveredCommand(msgspec.Struct, frozen=True):
     """A command that the server sent as the answer to a report. It has the number of that exchange."""
 
     exchange: ExchangeRecord
@@ -37,8 +38,7 @@ class DeliveredCommand:
         return self.exchange.udid
 
 
-@dataclass(frozen=True, slots=True)
-class SentProfile:
+class SentProfile(msgspec.Struct, frozen=True):
     """A profile that a Mac got: its enrollment profile, or the Payload of InstallProfile."""
 
     exchange: ExchangeRecord

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
 
+import msgspec
 from twisted.logger import Logger, LogLevel
 
 from agent.conform.trace.evidence import Evidence
@@ -43,8 +43,7 @@ class Waived(StrEnum):
     """A waiver in force expects a failure that did not happen: the waiver is to be removed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(msgspec.Struct, frozen=True):
     """One requirement with its verdict."""
 
     requirement: Requirement
@@ -59,8 +58,7 @@ class Judged:
         return self.verdict is Verdict.FAIL and self.waived is not Waived.EXPECTED
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True):
     """All verdicts of a run."""
 
     judged: tuple[Judged, ...]

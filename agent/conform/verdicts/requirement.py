@@ -7,9 +7,10 @@ A check gets the Evidence that the requirement's probes left, and returns a Find
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from agent.conform.trace.evidence import Evidence
@@ -35,8 +36,7 @@ PROFILES = ("lom", "mdm", "macos27")
 """The sets of requirements that ``--profile`` selects; ``all`` is every requirement."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """Where a requirement comes from."""
 
     document: str
@@ -58,8 +58,7 @@ class Numbered(Protocol):
         """The number of the record."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """What a check found. ``records`` are the numbers of the records that show it."""
 
     outcome: Outcome
@@ -92,8 +91,7 @@ def _numbers(records: Iterable[Numbered]) -> tuple[int, ...]:
 Check = Callable[["Evidence"], Finding]
 
 
-@dataclass(frozen=True, slots=True)
-class Requirement:
+class Requirement(msgspec.Struct, frozen=True):
     """One requirement."""
 
     id: str

@@ -7,7 +7,8 @@ generator) that return it, or raises CommandRefused.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.device.commands import (
     apps,
@@ -30,8 +31,7 @@ from agent.mdm.commands import Command
 from agent.mdm.results import INVALID_REQUEST_TYPE, NOT_AUTHORIZED, Result, Status
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """One row of the command table."""
 
     right: AccessRights | None

@@ -7,9 +7,10 @@ declarative/status/management.declarations.yaml.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
+
+import msgspec
 
 from agent.device.ddm.declared import (
     ACTIVATION,
@@ -38,8 +39,7 @@ _parse = lru_cache(_PREDICATES)(parse)
 _DOMAIN, _CODE = "NSCocoaErrorDomain", "0"  # of a failed evaluation; our choice
 
 
-@dataclass(frozen=True, slots=True)
-class Activation:
+class Activation(msgspec.Struct, frozen=True):
     """What one activation does. It is active if it has no reason."""
 
     declaration: Declaration
@@ -49,12 +49,11 @@ class Activation:
     """Whether its reasons are errors; otherwise its predicate is false."""
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(msgspec.Struct):
     """What the activations want: the configurations that are to be in effect, in the order of the declarations."""
 
-    activations: dict[str, Activation] = field(default_factory=dict)
-    wanted: list[Declaration] = field(default_factory=list)
+    activations: dict[str, Activation] = msgspec.field(default_factory=dict)
+    wanted: list[Declaration] = msgspec.field(default_factory=list)
 
 
 def plan_of(device: Device) -> Plan:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 MAX_STEPS = 200_000  # our limit
 _STEP = 256  # characters that are compared or read in one step
@@ -24,13 +25,12 @@ class EvaluationFailed(Exception):
     """An evaluation that fails: values that cannot be compared, or more than MAX_STEPS steps."""
 
 
-@dataclass(slots=True)
-class Facts:
+class Facts(msgspec.Struct):
     """What a predicate is about. ``status`` returns the value of a status item, or raises KeyError."""
 
     status: Callable[[str], Value]
     properties: Mapping[str, Value]
-    variables: dict[str, Value] = field(default_factory=dict)
+    variables: dict[str, Value] = msgspec.field(default_factory=dict)
     steps: int = 0
 
     def step(self, count: int = 1) -> None:

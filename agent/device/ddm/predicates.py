@@ -9,7 +9,8 @@ predicate has at most MAX_TOKENS tokens, and all predicates of a Mac together ta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.device.ddm.predicate_values import Facts, Unevaluable, Value, comparison, items_of, value_of_key
 
@@ -25,16 +26,14 @@ class Unparsable(Exception):
 Evaluate = Callable[[Facts], Value]
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """A part of a predicate. ``is_test``: it is true or false, and not a value to compare."""
 
     evaluate: Evaluate
     is_test: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(msgspec.Struct, frozen=True):
     kind: str
     """``word``, ``string``, ``number``, ``mark`` or ``end``."""
     text: str

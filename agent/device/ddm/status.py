@@ -8,10 +8,10 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec.json import decode
@@ -81,8 +81,7 @@ def status_value(device: Device, name: str) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """A StatusReport. ``reported`` is what the Mac stores once the server has accepted it."""
 
     body: Mapping[str, Any]

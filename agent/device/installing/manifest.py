@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent.errors import PeerError
 from agent.mdm.values import dictionary, text_at
@@ -23,8 +24,7 @@ class ManifestMalformed(PeerError):
     kind = "app_manifest"
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(msgspec.Struct, frozen=True):
     """The package of a manifest, and what the app is called."""
 
     identifier: str

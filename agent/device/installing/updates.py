@@ -8,10 +8,10 @@ declarations/configurations/softwareupdate.enforcement.specific.yaml, commands/s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from agent.device.installing.software_update import DOWNLOADING, FAILED, INSTALLING, NONE, PREPARED, Update
@@ -24,8 +24,7 @@ NOT_FOUND = "the update is not available for this Mac"
 _MAX_PARTS = 3  # of a version
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """A release that an update leads to."""
 
     version: str

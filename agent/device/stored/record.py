@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from typing import Any
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec import structs
 
 from agent import plists
 from agent.device.ddm.declared import Declared
@@ -193,7 +193,7 @@ class _Writer:
         )
 
     def _enrollment(self, enrollment: Enrollment) -> EnrollmentRecord:
-        values = {each.name: getattr(enrollment, each.name) for each in fields(enrollment)}
+        values = structs.asdict(enrollment)
         values |= {name: self._all(values[name]) for name in ("anchors", "server_pins", "check_in_pins")}
         values |= {"identity": self._identity(enrollment.identity), "access_rights": int(enrollment.access_rights)}
         return EnrollmentRecord(**values)

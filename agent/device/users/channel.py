@@ -9,10 +9,11 @@ Source: Apple, "Managing MDM devices and users in macOS"; apple-schema checkin/t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from agent import plists
 from agent.device.ddm.declared import Declared
@@ -49,8 +50,7 @@ _OWN = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(msgspec.Struct, frozen=True):
     """A user of a Mac."""
 
     user_id: str

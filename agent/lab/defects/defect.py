@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Defect:
+
+class Defect(msgspec.Struct, frozen=True):
     """One behaviour that is wrong on purpose."""
 
     name: str

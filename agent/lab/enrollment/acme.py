@@ -11,9 +11,9 @@ import json
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, MutableSet
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
@@ -48,18 +48,16 @@ _PROBLEMS = "urn:ietf:params:acme:error:"
 KeptT = TypeVar("KeptT")
 
 
-@dataclass(frozen=True, slots=True)
-class ACMEAnswer:
+class ACMEAnswer(msgspec.Struct, frozen=True):
     """The HTTP response."""
 
     status: int
     content_type: str
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class _Order:
+class _Order(msgspec.Struct):
     account: str
     identifier: str
     token: str

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
@@ -24,8 +24,7 @@ from agent.pki.cms import CMSError, open_signed
 _MOST_SIGNED_IN = 1_000_000  # as many as the lab has Macs
 
 
-@dataclass(frozen=True, slots=True)
-class AutomatedPolicy:
+class AutomatedPolicy(msgspec.Struct, frozen=True):
     """What the lab asks of a Mac before it may enroll."""
 
     os_version: str = ""
@@ -34,8 +33,7 @@ class AutomatedPolicy:
     """Whether its user has to sign in with Platform SSO."""
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedEnrollment:
+class RefusedEnrollment(msgspec.Struct, frozen=True):
     """The body of a 403, in JSON."""
 
     body: bytes

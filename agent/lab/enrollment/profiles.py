@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -90,8 +90,7 @@ class EnrollmentProfiles:
             parts.mdm[f"{url}PinningCertificateUUIDs"] = [other["PayloadUUID"]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
+class _Parts(msgspec.Struct, frozen=True):
     """The dictionaries of a profile that a defect changes."""
 
     top: Dictionary

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import MutableSet
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.lab.defects import NONE, Defects
 from agent.lab.enrollment.challenges import Challenges
@@ -24,8 +26,7 @@ _NONCE_BYTES = 16
 _OTHER_TYPE = "application/octet-stream"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The HTTP response."""
 
     status: int

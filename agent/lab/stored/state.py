@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
 
-@dataclass(slots=True)
-class QueuedCommand:
+
+class QueuedCommand(msgspec.Struct):
     """A command without a result."""
 
     request_type: str
@@ -19,8 +19,7 @@ class QueuedCommand:
     """The command as an XML plist."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredResult:
+class StoredResult(msgspec.Struct, frozen=True):
     """The result of a command."""
 
     status: str
@@ -28,8 +27,7 @@ class StoredResult:
     """The result as an XML plist."""
 
 
-@dataclass(slots=True)
-class EnrolledMac:
+class EnrolledMac(msgspec.Struct):
     """The lab's record of one Mac."""
 
     udid: str
@@ -43,11 +41,11 @@ class EnrolledMac:
     unregistered: bool = False
     """Whether APNs has said that the push token is no longer valid (410), since the last TokenUpdate."""
     bootstrap_token: bytes = b""
-    queue: dict[str, QueuedCommand] = field(default_factory=dict)
+    queue: dict[str, QueuedCommand] = msgspec.field(default_factory=dict)
     """By CommandUUID, oldest first."""
-    not_now: set[str] = field(default_factory=set)
+    not_now: set[str] = msgspec.field(default_factory=set)
     """CommandUUIDs answered with NotNow in the current session."""
-    results: dict[str, StoredResult] = field(default_factory=dict)
+    results: dict[str, StoredResult] = msgspec.field(default_factory=dict)
     """By CommandUUID, oldest first."""
     status_report: bytes = b""
     """The last status report of declarative management."""

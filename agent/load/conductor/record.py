@@ -6,7 +6,6 @@ It is complete at any time, so that a run that is cut short still has results. N
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -30,23 +29,22 @@ from agent.scenario.types import Scenario
 WORKER_LOST = "the worker process was lost"
 
 
-@dataclass(slots=True)
-class PhaseRecord:
+class PhaseRecord(msgspec.Struct):
     """One phase of the run, in all shards."""
 
     name: str
     kind: str
     operation: str
     """The operation under which what it drops counts."""
-    lost: set[int] = field(default_factory=set)
+    lost: set[int] = msgspec.field(default_factory=set)
     """The shards whose worker was lost: what they had not started is dropped."""
-    states: dict[int, PhaseState] = field(default_factory=dict)
+    states: dict[int, PhaseState] = msgspec.field(default_factory=dict)
     """The last state that each shard reported."""
     started_s: float | None = None
     """Seconds from the start of the run, None before the phase starts."""
     finished_s: float | None = None
     """Seconds from the start of the run, None until the phase has finished in every shard."""
-    ended: Deferred[None] = field(default_factory=Deferred)
+    ended: Deferred[None] = msgspec.field(default_factory=Deferred)
     """Fires when the phase has finished in every shard that is not lost."""
 
     @property
@@ -95,8 +93,7 @@ class PhaseRecord:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(msgspec.Struct, frozen=True):
     """What was lost with a worker."""
 
     at_s: float
@@ -126,8 +123,7 @@ class Loss:
         }
 
 
-@dataclass(slots=True)
-class WorkerRecord:
+class WorkerRecord(msgspec.Struct):
     """One worker, which runs one shard."""
 
     indexes: range
@@ -136,15 +132,15 @@ class WorkerRecord:
     """The address from which its shard joined; None before."""
     elsewhere: bool = False
     """Whether it runs on another machine, so that its address names it."""
-    clock: ShardClock = field(default_factory=ShardClock)
+    clock: ShardClock = msgspec.field(default_factory=ShardClock)
     """The measurement in progress, or the last one."""
     offset: ClockOffset | None = None
     """What the last complete measurement of its clock found."""
-    ready: Deferred[None] = field(default_factory=Deferred)
+    ready: Deferred[None] = msgspec.field(default_factory=Deferred)
     """Fires when it can start phases; fails with the reason if it never can."""
-    settled: Deferred[None] = field(default_factory=Deferred)
+    settled: Deferred[None] = msgspec.field(default_factory=Deferred)
     """Fires when none of its Macs has an open session or boots, or when it is finished."""
-    ended: Deferred[None] = field(default_factory=Deferred)
+    ended: Deferred[None] = msgspec.field(default_factory=Deferred)
     """Fires when it is no longer waited for."""
     second: int = -1
     """The last second of the time line that it reported."""

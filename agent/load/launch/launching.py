@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from importlib import import_module
 from typing import Any, Protocol
 
 from agent.load.control.joining import JoinFile
 from agent.load.control.link import ControlServer
 from agent.load.shard.running import run_shard
 from agent.net.transport.addresses import address_text
+from agent.scenario.types import Scenario
 
 JOIN_SECONDS = 30.0  # in which workers of other machines join, unless the operator says otherwise
+
+
+def import_for_shards(scenario: Scenario) -> None:
+    """Import what the shards of a scenario would import each by itself, before they are forked."""
+    import_module("agent.load.machine.turns")
+    if scenario.server.adapter == "lab" and scenario.server.identity == "pkcs12":
+        import_module("agent.pki.pfx")
 
 
 class Launcher(Protocol):

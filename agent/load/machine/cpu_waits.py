@@ -7,15 +7,15 @@ not a wait of 0 s.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 _PROC = Path("/proc")
 _MOST_BYTES = 4096  # that are read of a file; the figures are in its first line
 
 
-@dataclass(frozen=True, slots=True)
-class CPUWaits:
+class CPUWaits(msgspec.Struct, frozen=True):
     """Seconds since a fixed moment: only the difference of two readings has a meaning."""
 
     queued: float | None

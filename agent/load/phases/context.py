@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 
 from agent.errors import PeerError
@@ -47,8 +47,7 @@ Enroll = Callable[[MDMClient, Moment, float], Awaitable[None]]
 """Enrolls a Mac that is due at a moment, and polls a SCEP CA that answers PENDING for so many seconds at most."""
 
 
-@dataclass(slots=True)
-class PhaseContext:
+class PhaseContext(msgspec.Struct):
     """The Macs of a shard, and what its phases share."""
 
     environment: Environment
@@ -69,7 +68,7 @@ class PhaseContext:
     """Seconds that a shutdown and a boot take at most."""
     retries: int = 0
     """Further attempts of an enrollment that failed."""
-    setups: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    setups: dict[int, Mapping[str, Any]] = msgspec.field(default_factory=dict)
     """The answers to LOMSetupRequest, by the Mac's index."""
     on_setup: Callable[[int, Mapping[str, Any]], object] = lambda _index, _answer: None
     """Called with each answer to LOMSetupRequest."""

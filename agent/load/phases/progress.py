@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from agent.measure.live import PhaseState
 
 RESUMED = "the Mac's enrollment went on in another process: the run was resumed"
 
 
-@dataclass(frozen=True, slots=True)
-class Earlier:
+class Earlier(msgspec.Struct, frozen=True):
     """What earlier processes of a resumed run did of a phase; by default nothing."""
 
-    state: PhaseState = field(default_factory=PhaseState)
+    state: PhaseState = msgspec.field(default_factory=PhaseState)
     """What they did. Operations whose end is not known are cut short."""
     reached: int = 0
     """How many of the shard's operations they took from the schedule."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from typing import Any
+
+import msgspec
 
 from agent.fleet.derivation import Derivation
 from agent.fleet.population import Population
@@ -52,8 +53,7 @@ _OPERATIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """The part of the fleet in one shard: Macs ``indexes`` of ``population``, number ``shard`` of ``shards``."""
 
     population: Population

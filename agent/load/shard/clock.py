@@ -6,8 +6,9 @@ with the shortest round trip counts, since its error is at most half of that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isfinite
+
+import msgspec
 
 from agent.load.control.messages import ClockAnswer, ControlError
 
@@ -15,8 +16,7 @@ SAMPLES = 8
 AGAIN_SECONDS = 30.0  # between two measurements: clocks of machines drift apart by some ten µs a second
 
 
-@dataclass(frozen=True, slots=True)
-class ClockOffset:
+class ClockOffset(msgspec.Struct, frozen=True):
     """What the shard adds to its monotonic clock, and how its system's wall clock differs from the run's; seconds."""
 
     offset: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.fleet.population import Population
 from agent.net.apns.endpoint import PushEndpoint
@@ -12,8 +12,7 @@ from agent.state.fleet import FleetState
 from agent.state.restoring import RestoredMac, restore_group
 
 
-@dataclass(frozen=True, slots=True)
-class KeptMacs:
+class KeptMacs(msgspec.Struct, frozen=True):
     """The Macs of a shard, as the one group of its file (`agent.state.fleet.KeptGroup`)."""
 
     fleet: Fleet

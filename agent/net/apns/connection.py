@@ -7,10 +7,10 @@ Source: RFC 9113; Apple, "Sending notification requests to APNs".
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+import msgspec
 from OpenSSL import SSL
 
 from agent.errors import PeerError
@@ -30,8 +30,7 @@ MAX_HEADER_LIST_BYTES = 8000  # observed: likewise
 _MAX_SURPLUS_BYTES = 1024 * 1024  # ours: read and dropped of a body that is too long, before its stream is reset
 
 
-@dataclass(frozen=True, slots=True)
-class GatewayLimits:
+class GatewayLimits(msgspec.Struct, frozen=True):
     """Limits of one connection, and of their number. Times in seconds."""
 
     request: float = 30.0
@@ -71,14 +70,13 @@ class Router(Protocol):
         """The gateway closed a connection because there were too many."""
 
 
-@dataclass(slots=True)
-class _Incoming:
+class _Incoming(msgspec.Struct):
     """A request that is not complete yet."""
 
     fields: list[tuple[str, str]]
     since: float
     """When its headers came, on the reactor's clock."""
-    body: bytearray = field(default_factory=bytearray)
+    body: bytearray = msgspec.field(default_factory=bytearray)
 
 
 class ConnectionOwner(Protocol):

@@ -16,9 +16,9 @@ import json
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeVar
 
+import msgspec
 from cryptography import x509
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -67,15 +67,14 @@ class PushFailed(PeerError):
         self.reason = reason
 
 
-@dataclass(slots=True, eq=False)
-class _Push:
+class _Push(msgspec.Struct, eq=False):
     """A push without an answer. ``apns_id`` stays the same in every retry."""
 
     token: bytes
     body: bytes
     headers: Mapping[str, str]
     apns_id: str
-    done: Deferred[str] = field(default_factory=Deferred)
+    done: Deferred[str] = msgspec.field(default_factory=Deferred)
     tries: int = 0
     status: int = 0
     answer: bytes = b""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol
+
+import msgspec
 
 from agent.net.apns.behaviour import PushBehaviour
 from agent.net.timing import STALL_SECONDS, Alarm, Reactor, RunClock
@@ -47,8 +48,7 @@ class _NoMacs:
         return 0.0
 
 
-@dataclass(slots=True)
-class _Outstanding:
+class _Outstanding(msgspec.Struct):
     """A request that was sent to an endpoint and has no answer yet."""
 
     index: int

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from OpenSSL import SSL
 
 from agent.errors import MisuseError
@@ -35,8 +35,7 @@ class InjectedReset(ConnectionBroken):
     kind = "fault"
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionFault:
+class ConnectionFault(msgspec.Struct, frozen=True):
     """What goes wrong with one request."""
 
     delay: float = 0.0

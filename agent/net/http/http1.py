@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+import msgspec
 
 from agent.errors import MisuseError, OperatorError, PeerError
 
@@ -48,8 +49,7 @@ class ResponseTooLong(ResponseMalformed):
     kind = "http_too_long"
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """The origin of a URL: ``host`` without brackets, the port, and whether it uses TLS."""
 
     host: str

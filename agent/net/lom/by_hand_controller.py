@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 from OpenSSL import crypto
 from twisted.internet.defer import Deferred
 
@@ -23,16 +23,14 @@ from agent.pki.identity import IdentityError
 from agent.pki.verify import PeerCheck, device_judge
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """An event on the link; ``octets`` are the bytes sent or received."""
 
     text: str
     octets: bytes = b""
 
 
-@dataclass(slots=True)
-class RequestResult:
+class RequestResult(msgspec.Struct):
     """The result of a request."""
 
     failure: PeerError | None = None

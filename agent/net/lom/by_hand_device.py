@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
@@ -30,8 +30,7 @@ from agent.pki.identity import Identity, IdentityError
 from agent.pki.verify import PeerCheck, PeerRejected, controller_judge
 
 
-@dataclass(frozen=True, slots=True)
-class RequestAnswered:
+class RequestAnswered(msgspec.Struct, frozen=True):
     """The Device answered a request; ``error`` is empty on success, ``power`` is the state afterwards."""
 
     device: str
@@ -41,15 +40,13 @@ class RequestAnswered:
     power: Power
 
 
-@dataclass(frozen=True, slots=True)
-class BootEnded:
+class BootEnded(msgspec.Struct, frozen=True):
     """A Device has completed its boot."""
 
     device: str
 
 
-@dataclass(frozen=True, slots=True)
-class LinkRefused:
+class LinkRefused(msgspec.Struct, frozen=True):
     """A link with ``peer`` was refused, or closed because of what it sent; ``controller`` is empty if unknown."""
 
     peer: str
@@ -57,8 +54,7 @@ class LinkRefused:
     error: PeerError
 
 
-@dataclass(frozen=True, slots=True)
-class RequestDeclined:
+class RequestDeclined(msgspec.Struct, frozen=True):
     """A request in a version that no Device speaks was answered; the link goes on."""
 
     controller: str
@@ -131,8 +127,7 @@ class StandaloneDevice:
         self._wait()
 
 
-@dataclass(frozen=True, slots=True)
-class Cast:
+class Cast(msgspec.Struct, frozen=True):
     """The Devices, their identities, and the CAs by which they verify Controllers."""
 
     macs: Population | Sequence[Mac]

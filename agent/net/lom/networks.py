@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
 
+import msgspec
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from agent.errors import OperatorError
@@ -56,8 +57,7 @@ class LOMNetwork(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkChoice:
+class NetworkChoice(msgspec.Struct, frozen=True):
     """The network that an operator names. ``interfaces`` and ``port`` apply to interface networks."""
 
     kind: str

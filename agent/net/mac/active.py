@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from agent.device.mac import Device
 from agent.lom.endpoint import Endpoint
@@ -33,8 +34,7 @@ class ActingMac(SimulatedMac, UpkeptMac, Endpoint, Protocol):
         """Open a session, or ask for commands again when the open one ends; returns whether one was opened."""
 
 
-@dataclass(frozen=True, slots=True)
-class ActiveMac:
+class ActiveMac(msgspec.Struct, frozen=True):
     """The runtime state of an active Mac: its Device and what acts for it."""
 
     device: Device

@@ -7,7 +7,8 @@ again or has left.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.device.mac import Device
 from agent.errors import CutShort, PeerError
@@ -23,8 +24,7 @@ def _ignore(_index: int) -> None:
     """For a fleet without pushes."""
 
 
-@dataclass(slots=True)
-class GatewaySide:
+class GatewaySide(msgspec.Struct):
     """What the Macs of a fleet call, with their index, when they are back or have left; set by the push endpoint."""
 
     on_back: Callable[[int], None] = _ignore

@@ -17,10 +17,10 @@ import os
 import socket
 import struct
 import sys
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
+import msgspec
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
@@ -50,8 +50,7 @@ _IP_BIND_ADDRESS_NO_PORT = 24  # Linux, ip(7): the port is chosen when the peer 
 _RECORD_BYTES = 16384  # RFC 8446, 5.1: what is not longer leaves in one piece
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(msgspec.Struct, frozen=True):
     """How long to wait for a server, in seconds. The limits of macOS are undocumented."""
 
     connect: float = 10.0

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -32,8 +32,7 @@ _MAX_TEXT = 1024  # characters of a token, a nonce or a problem's detail
 _PROBLEMS = "urn:ietf:params:acme:error:"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """Send this HTTP request. ``operation`` is the resource (RFC 8555, 7.1), such as ``newOrder``."""
 
     operation: str
@@ -42,8 +41,7 @@ class Request:
     body: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """The HTTP response to a Request."""
 
     status: int
@@ -54,15 +52,13 @@ class Response:
     """Seconds of Retry-After."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Wait this many seconds, which the server chose, before the next request. The caller bounds it."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(msgspec.Struct, frozen=True):
     """Answer this challenge: the caller sends the object that the client POSTs."""
 
     type: str
@@ -75,8 +71,7 @@ CertificateSteps = Generator[Request | Wait | Challenge, Answer, tuple[x509.Cert
 _Steps = Generator[Request | Wait | Challenge, Answer, Response]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What a client orders. The defaults are those of a Mac; another client may prove another identifier."""
 
     identifier: str

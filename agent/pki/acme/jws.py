@@ -10,9 +10,9 @@ import binascii
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,8 +27,7 @@ MAX_BYTES = 64 * 1024  # of one JSON document; ours
 _URL_SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
-@dataclass(frozen=True, slots=True)
-class _Algorithm:
+class _Algorithm(msgspec.Struct, frozen=True):
     name: str
     curve: str
     """Its name in a JWK."""
@@ -47,8 +46,7 @@ _ALGORITHMS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SignedMessage:
+class SignedMessage(msgspec.Struct, frozen=True):
     """A request whose signature is not checked yet."""
 
     protected: Mapping[str, Any]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -20,8 +20,7 @@ LIFETIME = timedelta(days=825)  # Apple's bound for TLS server certificates of a
 _BACKDATE = timedelta(hours=1)  # clocks of test machines differ
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Key Usage and Extended Key Usage of a certificate."""
 
     digital_signature: bool = True

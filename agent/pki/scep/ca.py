@@ -6,8 +6,8 @@ The caller decides whether to grant it (the challenge, the names), and issues th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -25,8 +25,7 @@ NO_CONTENT = b""
 MAX_FAIL_TEXT = 255  # characters of failInfoText (RFC 8894, 3.2.1.4, asks for a short text)
 
 
-@dataclass(frozen=True, slots=True)
-class SCEPRequest:
+class SCEPRequest(msgspec.Struct, frozen=True):
     """A client's request."""
 
     message: PKIMessage

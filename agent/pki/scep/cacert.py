@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -33,8 +33,7 @@ FINGERPRINTS: dict[int, hashes.HashAlgorithm] = {
 """The digests that a CAFingerprint can hold, by their length."""
 
 
-@dataclass(frozen=True, slots=True)
-class CACertificates:
+class CACertificates(msgspec.Struct, frozen=True):
     """The certificates of a CA by their roles."""
 
     issuer: x509.Certificate

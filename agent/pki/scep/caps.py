@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
 from cryptography.hazmat.primitives import hashes
 
 from agent.pki.scep.envelope import Cipher
@@ -35,8 +35,7 @@ class Capability(StrEnum):
 _BY_WORD = {capability.lower(): capability for capability in Capability}
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """The capabilities of a CA; none if it does not answer GetCACaps."""
 
     words: frozenset[Capability] = frozenset()

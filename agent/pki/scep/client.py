@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -26,8 +26,7 @@ SELF_SIGNED_LIFETIME = timedelta(days=7)  # time for a manual approval; RFC 8894
 _BACKDATE = timedelta(hours=1)  # the CA's clock may differ
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(msgspec.Struct, frozen=True):
     """The CA issued a certificate."""
 
     certificate: x509.Certificate
@@ -35,8 +34,7 @@ class Granted:
     """Every certificate of the answer, often the issuer's too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(msgspec.Struct, frozen=True):
     """The CA has not decided; send a CertPoll in the same transaction later."""
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
@@ -57,16 +57,14 @@ class Cipher(Enum):
         return BlockCipher(TripleDES(key * 3 if self is Cipher.DES_CBC else key), modes.CBC(vector))
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """The content of an envelope, and its cipher."""
 
     content: bytes
     cipher: Cipher
 
 
-@dataclass(frozen=True, slots=True)
-class _Envelope:
+class _Envelope(msgspec.Struct, frozen=True):
     recipients: tuple[tuple[tuple[bytes, bytes], bytes], ...]
     """Of each RSA recipient: issuer and serial number, and the encrypted key."""
     cipher: Cipher

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -54,8 +54,7 @@ class PKIStatus(IntEnum):
     PENDING = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """The attributes of a pkiMessage; ``recipient_nonce`` and those after it occur only in a CertRep."""
 
     message_type: MessageType
@@ -73,8 +72,7 @@ class Header:
         return None if self.fail_code is None else FailInfo.from_code(self.fail_code)
 
 
-@dataclass(frozen=True, slots=True)
-class PKIMessage:
+class PKIMessage(msgspec.Struct, frozen=True):
     """A message with a valid signature."""
 
     header: Header

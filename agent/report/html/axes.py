@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from agent.report import numbers
 
@@ -31,8 +32,7 @@ class Unit(StrEnum):
     SHARE = "share"
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True):
     """A tick at a place of the axis: a value, or its logarithm."""
 
     place: float
@@ -41,8 +41,7 @@ class Tick:
     """Left out where there is little room."""
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
+class Axis(msgspec.Struct, frozen=True):
     """An axis from one place to another."""
 
     first: float

@@ -8,7 +8,8 @@ start of the run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.measure.records import OPERATIONS
 from agent.measure.summaries import OperationSummary, StageSummary
@@ -22,8 +23,7 @@ COLOURS = 12  # --op0 to --op11 of style.css
 STATES = ("idle", "session", "booting", "off", "new", "left")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """One line of a chart, or one area of a stacked chart."""
 
     name: str
@@ -38,8 +38,7 @@ class Line:
     """Whether each value holds until the next one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
+class Chart(msgspec.Struct, frozen=True):
     """One chart."""
 
     name: str
@@ -67,8 +66,7 @@ class Chart:
         return [(line.name, line.key, line.colour) for line in self.lines]
 
 
-@dataclass(frozen=True, slots=True)
-class Band:
+class Band(msgspec.Struct, frozen=True):
     """A phase in the background of the charts over time."""
 
     name: str

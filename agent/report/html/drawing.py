@@ -9,8 +9,9 @@ paths.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
+
+import msgspec
 
 from agent.report.html import axes
 from agent.report.html.axes import Axis
@@ -21,8 +22,7 @@ HEIGHT = 210  # pixels of the area of a chart in style.css
 HEIGHT_OF_TALL = 340
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(msgspec.Struct, frozen=True):
     """A line as a path."""
 
     line: Line
@@ -33,8 +33,7 @@ class Path:
     """The seconds of each of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Drawing:
+class Drawing(msgspec.Struct, frozen=True):
     """A chart that is drawn."""
 
     chart: Chart

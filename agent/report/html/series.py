@@ -9,7 +9,8 @@ up to the fleet.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.measure.timeline import Second, SecondOfOperation
 
@@ -20,8 +21,7 @@ _WIDTHS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 Points = list[float | None]
 
 
-@dataclass(frozen=True, slots=True)
-class OperationSeries:
+class OperationSeries(msgspec.Struct, frozen=True):
     """One operation over time. Latencies are in seconds, the others per second; None if unknown."""
 
     per_s: Points
@@ -30,8 +30,7 @@ class OperationSeries:
     p99: Points
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(msgspec.Struct, frozen=True):
     """A time line in ``length`` intervals of ``width`` seconds, from second 0 on."""
 
     width: int

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.faults.rules import Rule
 from agent.fleet.population import Population
@@ -31,8 +32,7 @@ _STEPS_SHOWN = 4
 _RULES_SHOWN = 6
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseLine:
+class PhaseLine(msgspec.Struct, frozen=True):
     """One phase in the summary."""
 
     name: str
@@ -53,8 +53,7 @@ class PhaseLine:
         return math.isfinite(self.takes)
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True):
     """The summary of a scenario."""
 
     facts: tuple[tuple[str, str], ...]

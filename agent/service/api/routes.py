@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
 from agent.faults.decisions import RuleCounts
@@ -43,8 +43,7 @@ RUN_TITLE = "lom-agent control API of a run"
 MAC = "UDID, serial number or number of a Mac"
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """One query parameter."""
 
     name: str
@@ -54,8 +53,7 @@ class Query:
     default: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """One request. ``name`` is the method of the API that answers it, and the operationId."""
 
     name: str
@@ -68,7 +66,7 @@ class Route:
     """The type of the answer; None: 204 without a body."""
     status: int = 200
     query: Sequence[Query] = ()
-    problems: Sequence[int] = field(default=(400, 401))
+    problems: Sequence[int] = msgspec.field(default=(400, 401))
     media: str = "application/json"
 
 

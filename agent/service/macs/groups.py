@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.fleet.population import SERIAL_CHARACTERS_A_MAC, Mac, Population
 from agent.net.lom.networks import LOMNetwork
@@ -23,8 +24,7 @@ if TYPE_CHECKING:  # imported where there is a gateway: a service without one st
     from agent.net.apns.endpoint import PushEndpoint
 
 
-@dataclass(frozen=True, slots=True)
-class MacHandle:
+class MacHandle(msgspec.Struct, frozen=True):
     """One Mac: ``index`` in its group. A Mac that is reset keeps its handle."""
 
     group: Group

@@ -6,11 +6,11 @@ Rules count for each Mac by itself, so every worker has all rules, and the sums 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import structs
+from msgspec.structs import replace
 from twisted.internet.defer import DeferredLock
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure

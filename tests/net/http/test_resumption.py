@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from conftest import RunInReactor
 from cryptography import x509
+from msgspec.structs import replace
 from OpenSSL import SSL
 from servers import AUTHORITY, HOST, IDENTITY, Names, Talk, TLSServer, answer, ask, echo, serving, until
 from stack import Stack

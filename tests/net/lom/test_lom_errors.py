@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from lom_parties import (
     item,
 )
 from lom_peers import PEER_SECONDS, SHORT, RawDevice, binary, good
+from msgspec.structs import replace
 from twisted.internet import reactor
 
 from agent.device.mac import Device

@@ -7,7 +7,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from lom_parties import (
     item,
 )
 from lom_peers import PEER_SECONDS, SHORT, RawController, answers, good, in_thread, read_all, request, still_serves
+from msgspec.structs import replace
 from twisted.internet import reactor
 
 from agent.lom.requests import RelayOutcome

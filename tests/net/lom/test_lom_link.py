@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -29,6 +28,7 @@ from lom_peers import (
     PEER_SECONDS,
     still_serves,
 )
+from msgspec.structs import replace
 from rsa_keys import rsa_key
 from twisted.internet import reactor
 

@@ -12,7 +12,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -52,6 +51,7 @@ from lom_peers import (
     request,
     still_serves,
 )
+from msgspec.structs import replace
 from odd_certificates import UNREADABLE, odd_identity
 from rsa_keys import rsa_key
 from twisted.internet import reactor

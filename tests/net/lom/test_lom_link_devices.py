@@ -7,7 +7,6 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from lom_peers import (
     in_thread,
     request,
 )
+from msgspec.structs import replace
 from odd_certificates import UNREADABLE, odd_identity
 from twisted.internet import reactor
 

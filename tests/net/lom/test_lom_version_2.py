@@ -7,7 +7,6 @@ import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from lom_parties import ADDRESS, ADDRESS_2, CONTROLLER_IDENTITY, NAME, QUICK, Sockets, controller, device, item
 from lom_peers import PEER_SECONDS, RawController, RawDevice, answers, binary, good, in_thread, read_all, request
+from msgspec.structs import replace
 from twisted.internet import reactor
 
 from agent.lom.requests import RelayOutcome

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from lom_parties import (
     item,
 )
 from lom_peers import PEER_SECONDS, RawController, answers, good, in_thread, read_all, request
+from msgspec.structs import replace
 from stack import Stack, stack
 from twisted.internet import reactor
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import plistlib
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from conftest import RunInReactor
+from msgspec.structs import replace
 from scripted_mdm import NEVER, Act, ScriptedMDM, closing, failure, reply, scripted_mdm, udid
 from servers import Talk, answer, until
 from stack import stack

@@ -6,6 +6,7 @@ import json
 import plistlib
 
 from conftest import RunInReactor
+from msgspec import structs
 from scripted_mdm import closing, scripted_mdm
 from servers import Talk, answer
 from stack import stack
@@ -62,7 +63,7 @@ def test_redirects_and_broken_connections_are_exchanges_too(run_in_reactor: RunI
         victim = mdm.macs[0]
         log = ExchangeLog()
         environment = mdm.running.environment
-        object.__setattr__(environment, "exchanges", log)
+        structs.force_setattr(environment, "exchanges", log)
 
         def cut(talk: Talk) -> None:
             talk.send(answer(200, b"x" * 100)[:-50])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import plistlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from conftest import RunInReactor
 from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from servers import AUTHORITY, IDENTITY, Script, Talk, TLSServer, answer, serving, until
 from stack import Stack
 

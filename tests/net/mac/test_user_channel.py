@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from apple_schema import problems
+from msgspec.structs import replace
 from profile_parts import lom, pkcs12, profile_dict, root
 from stack import SECONDS, Stack, stack
 from twisted.internet import reactor

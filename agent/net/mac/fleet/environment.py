@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
+import msgspec
 from cryptography import x509
 from twisted.internet.defer import DeferredSemaphore
 
@@ -42,8 +42,7 @@ POST_QUANTUM_SINCE = 26
 """The major macOS release from which on a Mac offers X25519MLKEM768. Source: Apple support article 122756."""
 
 
-@dataclass(frozen=True, slots=True)
-class Environment:
+class Environment(msgspec.Struct, frozen=True):
     """What every Mac of a process is given."""
 
     reactor: Reactor
@@ -79,11 +78,11 @@ class Environment:
     """Where every exchange is kept; None where none is."""
     keeper: Keeper | None = None
     """What writes the Macs to a file; None where they end with the process."""
-    downloads: DeferredSemaphore = field(default_factory=lambda: DeferredSemaphore(MAX_DOWNLOADS))
+    downloads: DeferredSemaphore = msgspec.field(default_factory=lambda: DeferredSemaphore(MAX_DOWNLOADS))
     """Of apps and assets: each is held in memory until its hash is checked."""
-    signatures: Signatures = field(default_factory=Signatures)
+    signatures: Signatures = msgspec.field(default_factory=Signatures)
     """Makes the ``Mdm-Signature`` headers."""
-    _warned: set[str] = field(default_factory=set)
+    _warned: set[str] = msgspec.field(default_factory=set)
 
     def now(self) -> Moment:
         """The current time, on both clocks."""

@@ -16,15 +16,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_der_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 from twisted.internet.defer import Deferred
 
 from agent.errors import LomAgentError, MisuseError, OperatorError
+from agent.net.mac.fleet.key_process import begin_key_process, make_key
 
 if TYPE_CHECKING:  # imported for the first key: most fleets generate none
     from concurrent.futures import Future, ProcessPoolExecutor
@@ -32,7 +28,6 @@ if TYPE_CHECKING:  # imported for the first key: most fleets generate none
 
 MAX_POOL = 100_000
 MAX_AHEAD = 256  # keys generated ahead: some seconds of work for a large machine
-_NICENESS = 5  # of the child processes: the simulated Macs have priority
 
 ResultT = TypeVar("ResultT")
 
@@ -177,11 +172,11 @@ class KeyPool:
 
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
-                max_workers=self._processes, mp_context=get_context("spawn"), initializer=_initialise_child
+                max_workers=self._processes, mp_context=get_context("spawn"), initializer=begin_key_process
             )
         key = _Key()
         before = set(active_children()) if len(self._children) < self._processes else None
-        future = self._executor.submit(_make_key, bits)
+        future = self._executor.submit(make_key, bits)
         if before is not None:
             self._children += set(active_children()) - before
         future.add_done_callback(lambda done: self._reactor.callFromThread(self._finished, key, done))
@@ -235,16 +230,3 @@ def _loaded(octets: bytes) -> rsa.RSAPrivateKey:
     if not isinstance(key, rsa.RSAPrivateKey):
         raise MisuseError("expected an RSA key, found another kind")
     return key
-
-
-def _initialise_child() -> None:
-    """Initialise a child process, with a lower priority than the Macs."""
-    from agent.processes import begin_child  # as above
-
-    begin_child()
-    os.nice(_NICENESS)
-
-
-def _make_key(bits: int) -> bytes:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
-    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())

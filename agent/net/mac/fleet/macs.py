@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.device.mac import Device
 from agent.device.stored.packed import IdleStore
@@ -36,8 +37,7 @@ _SHUTDOWN = parse_duration(_DEFAULTS.shutdown)
 _UPDATE = parse_duration(_DEFAULTS.update)
 
 
-@dataclass(frozen=True, slots=True)
-class FleetBehaviour:
+class FleetBehaviour(msgspec.Struct, frozen=True):
     """The settings of the Macs, with durations and time-outs parsed. ``MacSettings`` says what each one means."""
 
     not_now: float = _DEFAULTS.not_now
@@ -277,8 +277,7 @@ class Fleet:
         return NotNow(self._environment.clock, self._not_now_until, chance, behaviour.not_now)
 
 
-@dataclass(frozen=True, slots=True)
-class NotNow:
+class NotNow(msgspec.Struct, frozen=True):
     """Whether a Mac answers NotNow: always until ``until`` on ``clock``, then with the probability ``share``."""
 
     clock: Clock

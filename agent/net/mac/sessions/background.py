@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Any
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.internet.defer import Deferred
@@ -72,8 +72,7 @@ class DownloadRefused(PeerError):
     kind = "download"
 
 
-@dataclass(slots=True)
-class IdentityWaits:
+class IdentityWaits(msgspec.Struct):
     """The waits of a background task for an identity."""
 
     key: float = 0.0

@@ -8,9 +8,9 @@ One command at a time is current, from its reception until the server has accept
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure as TwistedFailure
@@ -41,8 +41,7 @@ class CommandFailed(PeerError):
     kind = "command"
 
 
-@dataclass(slots=True)
-class CurrentCommand:
+class CurrentCommand(msgspec.Struct):
     """A command, and its result once it is carried out."""
 
     command: Command

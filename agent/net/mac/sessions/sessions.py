@@ -7,9 +7,9 @@ to the Mac's observer.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
+from msgspec.structs import replace
 from twisted.logger import Logger
 
 from agent.device.installing.profiles import check_out_steps

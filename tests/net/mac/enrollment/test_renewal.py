@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import RunInReactor
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec import structs
 from stack import Stack, stack
 from twisted.internet.defer import Deferred
 
@@ -193,7 +194,7 @@ def test_an_expired_identity_is_refused_until_the_mac_enrolls_again(run_in_react
             client = running.fleet[0]
             current = enrollment(client)
             issued = running.server.authorities.mdm_identity(not_after=datetime.now(UTC) - timedelta(minutes=1))
-            object.__setattr__(current, "identity", Identity(issued.certificate, issued.key))
+            structs.force_setattr(current, "identity", Identity(issued.certificate, issued.key))
             client._parts.connection.hang_up()
             client.wake()
             await running.until(lambda: bool(running.failures("session")), "the failed session")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import RunInReactor
+from msgspec import structs
 from stack import Stack
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -37,7 +38,7 @@ async def slow_keys() -> AsyncIterator[Stack]:
     """A lab and one Mac, not yet enrolled, for which the clock goes on by KEY_SECONDS while a key is made."""
     running = Stack(1, scep=True)
     skewed = SkewedReactor()
-    object.__setattr__(running.environment, "reactor", skewed)
+    structs.force_setattr(running.environment, "reactor", skewed)
     running.operations._clock = skewed
     keys = KeyPool(reactor, pool=1)  # whose child process makes the key, so that the Mac waits for it
 
