@@ -2,7 +2,8 @@
 
 An MDMClient exists for every Mac of the fleet that was used so far. The runtime state that only an active Mac needs
 (ActiveMac) is created around its Device on first use; for an idle Mac only the serialised Device is kept, and its open
-connection for the next session. The client is also the Mac's LOM endpoint: a Controller's request changes its power, which cuts its connections and starts its boot.
+connection for the next session. The client is also the Mac's LOM endpoint: a Controller's request changes its power,
+which cuts its connections and starts its boot.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from agent.profiles.policy import PerUserConnections
 MADE_IDLE_AT_ONCE = 10
 LOOKS_AT_ONCE = 50
 CALLS_A_SECOND = 20  # of ``Fleet.keep_within_memory``
-REST_SECONDS = 2.0  # without a session on an open connection, before a Mac is made idle; ours
+REST_SECONDS = 1.0  # without a session on an open connection, before a Mac is made idle; ours
 ACTIVE_MAC_BYTES = 34 * 1024  # measured: its objects, its key after a signature, and the key's copy for TLS
 
 

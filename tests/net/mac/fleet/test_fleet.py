@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -130,6 +131,7 @@ def test_a_mac_that_lay_down_answers_as_before(run_in_reactor: RunInReactor) -> 
             client._parts.sessions.end("the server closed the connection")  # as where the server closes it
             assert client.enrolled
             assert becomes_idle(client)
+            assert max(map(sys.getsizeof, client._kept)) <= 512  # more would be in the C library's heap
             assert client.enrolled
             assert running.fleet.make_idle() == 0
             after = await running.command(client, "ProfileList")
