@@ -64,7 +64,7 @@ def is_idle(macs: int, with_rsa: bool) -> list[float]:
 
 def _size(client: MDMClient) -> int:
     """The client's own objects, and its slot in the fleet's list."""
-    own = (client, client._kept, client.index, client.segment)
+    own = (client, client._kept, *client._kept, client.index, client.segment)
     return sum(sys.getsizeof(one) for one in own) + POINTER_BYTES
 
 

@@ -151,6 +151,7 @@ class PeerCheck:
         return self._name
 
 
+@lru_cache(_KNOWN_SERVERS)
 def server_judge(host: str) -> Judge:
     """A judge of HTTPS servers: the subjectAltName must have ``host``, a name or an IP address (RFC 9525)."""
     return partial(_judge_server, host)

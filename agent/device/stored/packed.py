@@ -8,6 +8,7 @@ identifiers. The bytes never leave the process.
 from __future__ import annotations
 
 import pickle
+import sys
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -29,7 +30,12 @@ _PROTOCOL = 5
 _LEVEL = 6
 _RAW_DEFLATE = -15  # the largest window, and neither header nor checksum
 _MAX_DICTIONARIES = 32  # about 300 KiB each, most of it the compressor that has read it
+_PART_BYTES = 512 - sys.getsizeof(b"")  # Python's own allocator has objects of up to 512 bytes
 _POOR_RATIO = 0.4  # a Device that compresses to more than this becomes a new dictionary
+
+Kept = tuple[bytes, ...]
+"""A serialised Device, in parts that Python's own allocator keeps: one of a KiB would be in the C library's heap, among
+what closed connections have freed there, and its page could not be given back. Empty for a Device that was not used."""
 
 
 class IdleStore:
@@ -46,12 +52,13 @@ class IdleStore:
         self._number_of = {id(one): number for number, one in enumerate(self._shared)}
         self._dictionaries: list[_CompressionDictionary] = []
 
-    def restore(self, index: int, kept: bytes) -> Device:
-        """The Device, restored from the bytes of ``serialise``; in its factory state if ``kept`` is empty."""
+    def restore(self, index: int, kept: Kept) -> Device:
+        """The Device, restored from the parts of ``serialise``; in its factory state if ``kept`` is empty."""
         self.used(index)
         if not kept:
             return self._make(index)
-        serialised = self._dictionaries[kept[0]].decompress(kept[1:])
+        octets = b"".join(kept)
+        serialised = self._dictionaries[octets[0]].decompress(octets[1:])
         fresh = self._make(index)
         device: Device = _DeviceUnpickler(BytesIO(serialised), self._shared, fresh.mac).load()
         return device
@@ -61,12 +68,13 @@ class IdleStore:
         self.active[index] = None
         self.active.move_to_end(index)
 
-    def serialise(self, device: Device) -> bytes:
+    def serialise(self, device: Device) -> Kept:
         """Serialise a Device for ``restore``. The caller must not use the Device afterwards."""
         file = BytesIO()
         _DevicePickler(file, self._number_of).dump(device)
         number, compressed = self._compress(file.getvalue())
-        return bytes((number,)) + compressed
+        kept = bytes((number,)) + compressed
+        return tuple(kept[at : at + _PART_BYTES] for at in range(0, len(kept), _PART_BYTES))
 
     def _compress(self, serialised: bytes) -> tuple[int, bytes]:
         """Compress with the newest dictionary, or with a new one if the Device differs too much from it.

@@ -76,7 +76,7 @@ class HTTPConnection:
     response's last). ``resumption`` keeps the TLS session for the next connection with the same ``binding``.
     ``alpn`` are the protocols that are offered; without any the server is not asked for HTTP/2. ``groups`` are the key
     exchange groups, as of ``TLSContexts.client``. ``connected`` is called with the version of HTTP (of HTTP_VERSIONS)
-    of each connection that was opened.
+    of each connection that was opened. ``when_closed``, if it is set, is called once, when the open connection ends.
     """
 
     __slots__ = (
@@ -110,6 +110,7 @@ class HTTPConnection:
         "_tried",
         "_used",
         "http_version",
+        "when_closed",
     )
 
     def __init__(
@@ -159,11 +160,16 @@ class HTTPConnection:
         self._answer_due: float | None = None  # None while no response is awaited
         self._used = self._retried = False
         self.http_version = ""  # of the last connection: HTTP_1_1 or HTTP_2; empty before the first one
+        self.when_closed: Callable[[], object] | None = None
 
     @property
     def identity(self) -> Identity | None:
-        """The client's identity on this connection."""
+        """The client's identity on this connection. Without a request the open connection does not need it."""
         return self._identity
+
+    @identity.setter
+    def identity(self, identity: Identity | None) -> None:
+        self._identity = identity
 
     @property
     def connected(self) -> bool:
@@ -341,6 +347,9 @@ class HTTPConnection:
         if stream is not None and stream.secured:
             self._contexts.open_connections -= 1
             self._keep_session(stream)
+        when_closed, self.when_closed = self.when_closed, None
+        if when_closed is not None:
+            when_closed()
         return stream
 
     def _keep_session(self, stream: TLSStream) -> None:

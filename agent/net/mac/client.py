@@ -1,8 +1,9 @@
 """One Mac on the network: it enrolls, opens sessions with its server, answers LOM requests, goes down and boots.
 
 An MDMClient exists for every Mac of the fleet that was used so far. The runtime state that only an active Mac needs
-(ActiveMac) is created around its Device on first use; for an idle Mac only the serialised Device is kept. The client is
-also the Mac's LOM endpoint: a Controller's request changes its power, which cuts its connections and starts its boot.
+(ActiveMac) is created around its Device on first use; for an idle Mac only the serialised Device is kept, and its open
+connection for the next session. The client is also the Mac's LOM endpoint: a Controller's request changes its power,
+which cuts its connections and starts its boot.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from agent.device.installing.profiles import enrollment_steps, resumed_enrollmen
 from agent.device.mac import Device
 from agent.device.security.firmware import set_pending_firmware_password
 from agent.device.steps import Steps
+from agent.device.stored.packed import Kept
 from agent.device.stored.record import activity_record, device_record, restore_activity, restore_device
 from agent.errors import MisuseError, PeerError
 from agent.lom.endpoint import LOMConfiguration
@@ -36,6 +38,7 @@ from agent.net.mac.power.lom_requests import answer_lom
 from agent.net.mac.power.timer import PowerTimer
 from agent.net.mac.push import GatewaySide, PushListener
 from agent.net.mac.sessions.commands import CurrentCommand, MacObserver
+from agent.net.mac.sessions.connection import OpenConnection
 from agent.net.timing import Alarm
 from agent.pki.issuing.authority import Authority
 from agent.profiles.profile import Profile
@@ -48,10 +51,10 @@ FetchProfile = Callable[[], Awaitable[bytes]]
 class IdleStore(Protocol):
     """Serialises the Devices of idle Macs: ``agent.device.stored.packed``."""
 
-    def restore(self, index: int, kept: bytes) -> Device:
+    def restore(self, index: int, kept: Kept) -> Device:
         """The Device of Mac ``index``, from what ``serialise`` returned; a new one where ``kept`` is empty."""
 
-    def serialise(self, device: Device) -> bytes:
+    def serialise(self, device: Device) -> Kept:
         """Serialise a Device."""
 
     def used(self, index: int) -> None:
@@ -74,6 +77,7 @@ class MDMClient:
         "_kept",
         "_kept_enrolled",
         "_kept_left",
+        "_open",
         "_resumption",
         "_upkeep_alarm",
         "boots",
@@ -107,9 +111,10 @@ class MDMClient:
         self._environment = environment
         self._gateway = gateway
         self._idle_store = idle_store
-        self._kept = b""  # the serialised Device while idle; empty before the first use
+        self._kept: Kept = ()  # the serialised Device while idle; empty before the first use
         self._kept_enrolled = False
         self._kept_left = False
+        self._open: OpenConnection | None = None  # while idle
         self._resumption: Resumption | None = None
         self._upkeep_alarm: Alarm | None = None  # it goes on while the Mac is idle
         self._active: ActiveMac | None = None
@@ -120,15 +125,19 @@ class MDMClient:
             if self._idle_store is None:
                 raise MisuseError("expected a store for an idle Mac, found none")
             device = self._idle_store.restore(self.index, self._kept)
-            self._kept = b""
+            self._kept = ()
         environment = self._environment
         self._resumption = self._resumption or environment.resumption_of(device.mac)
         # The alarm calls the client, not the timer that sets it: a cycle would keep it until a garbage collection.
         power = PowerTimer(
             device.power, environment.clock, self._power_changed, Alarm(environment.clock, self._power_due)
         )
-        self._active = active_mac(device, environment, self._gateway, self._resumption, power, self)
-        return self._active
+        active = self._active = active_mac(device, environment, self._gateway, self._resumption, power, self)
+        kept, self._open = self._open, None
+        if kept is not None:
+            kept.connection.when_closed = None
+            active.connection.continue_on(kept, device.enrollment)
+        return active
 
     @property
     def _parts(self) -> ActiveMac:
@@ -167,7 +176,7 @@ class MDMClient:
     @property
     def connected(self) -> bool:
         """Whether its connection for sessions is open."""
-        return self._active is not None and self._active.connection.connected
+        return self._open is not None if self._active is None else self._active.connection.connected
 
     @property
     def open_session(self) -> Operation | None:
@@ -190,23 +199,36 @@ class MDMClient:
         return self._kept_left if self._active is None else self._active.device.left_at is not None
 
     def make_idle(self) -> bool:
-        """Become idle, if nothing is pending and no connection is open; returns whether the Mac is idle.
-
-        A quiet Mac with an open connection stays active, but frees the memory that it can recreate.
-        """
+        """Become idle, if nothing is pending; returns whether the Mac is idle. An open connection stays open."""
         active = self._active
         if active is None:
             return True
         if self._idle_store is None or not active.quiet:
             return False
-        if active.connection.connected:
-            active.free_memory()
-            return False
-        self._kept = self._idle_store.serialise(active.device)
-        self._kept_enrolled = active.device.enrollment is not None
-        self._kept_left = active.device.left_at is not None
+        device = active.device
+        self._open = active.connection.leave_open(device.enrollment)
+        if self._open is not None:
+            self._open.connection.when_closed = self._closed
+        self._kept = self._idle_store.serialise(device)
+        self._kept_enrolled = device.enrollment is not None
+        self._kept_left = device.left_at is not None
         self._active = None
         return True
+
+    def free_memory(self) -> None:
+        """Free the memory that a quiet Mac can recreate; it stays active."""
+        if self._active is not None and self._active.quiet:
+            self._active.free_memory()
+
+    def _closed(self) -> None:
+        """The connection of the idle Mac was closed."""
+        self._open = None
+
+    def _hang_up(self) -> None:
+        """Close the connection of the idle Mac, if one is open."""
+        kept, self._open = self._open, None
+        if kept is not None:
+            kept.connection.close()
 
     def close(self) -> None:
         """Close every connection and cancel every timer, at the end of the run."""
@@ -214,6 +236,7 @@ class MDMClient:
             self._absence.cancel()
         if self._active is not None:
             self._active.close()
+        self._hang_up()
         self.set_upkeep_alarm(None)
 
     def retire(self, reason: str) -> None:
@@ -228,6 +251,7 @@ class MDMClient:
             active.background.abandon()
             active.pushes.forget(reason)
             self.end_user_channel(reason)
+        self._hang_up()
         self.set_upkeep_alarm(None)
         self._environment.network.remove(self)
         self._gateway.on_left(self.index)

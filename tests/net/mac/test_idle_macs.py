@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+import pytest
 from conftest import RunInReactor
 from stack import stack
 
@@ -20,19 +21,24 @@ def parts() -> int:
     return sum(isinstance(one, PARTS) for one in gc.get_objects())
 
 
-def test_parts_of_an_idle_mac_are_freed_without_a_garbage_collection(run_in_reactor: RunInReactor) -> None:
+@pytest.mark.parametrize("connected", [True, False])
+def test_parts_of_an_idle_mac_are_freed_without_a_garbage_collection(
+    run_in_reactor: RunInReactor, connected: bool
+) -> None:
     async def scenario() -> None:
         async with stack() as running:
             client = running.fleet[0]
             assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
             await running.until(lambda: client.open_session is None, "the session's end")
-            client._parts.sessions.end("the server closed the connection")
+            if not connected:
+                client._parts.sessions.end("the server closed the connection")
             gc.collect()
             gc.disable()
             try:
                 active = parts()
                 assert client.make_idle()
                 assert active - parts() == len(PARTS)
+                assert client.connected is connected
             finally:
                 gc.enable()
 

@@ -28,6 +28,7 @@ from agent.profiles.policy import PerUserConnections
 MADE_IDLE_AT_ONCE = 10
 LOOKS_AT_ONCE = 50
 CALLS_A_SECOND = 20  # of ``Fleet.keep_within_memory``
+REST_SECONDS = 1.0  # without a session on an open connection, before a Mac is made idle; ours
 ACTIVE_MAC_BYTES = 34 * 1024  # measured: its objects, its key after a signature, and the key's copy for TLS
 
 
@@ -100,7 +101,7 @@ class Fleet:
         shared = (environment.clock, *durations, behaviour.power, behaviour.timing, LIMITS)
         self._idle_store = IdleStore(self._device, shared)
         self._most_active = memory // ACTIVE_MAC_BYTES
-        self._connected: OrderedDict[int, None] = OrderedDict()  # quiet Macs that keep nothing but their connection
+        self._at_rest: OrderedDict[int, float] = OrderedDict()  # since when Macs keep little beside their connection
         self._clients: list[MDMClient | None] = [None] * len(self.indexes)
         self._udids: dict[str, int] = {}
         self._without_udid: list[int] = []  # made since the last ``of_udid``
@@ -183,39 +184,41 @@ class Fleet:
         """Make quiet Macs idle that are beyond the fleet's ``memory``; returns how many.
 
         To return soon, it checks at most ``looks`` active Macs, the least recently used first, and makes ``most`` idle.
-        A quiet Mac with an open connection frees what it can, and becomes idle after the connection was closed.
+        A quiet Mac with an open connection frees what it can, and becomes idle after REST_SECONDS without a session.
         """
-        count, active = 0, self._idle_store.active
+        count, active, now = 0, self._idle_store.active, self._environment.clock.seconds()
         for _ in range(min(looks, len(active) - self._most_active)):
             index, _ = active.popitem(last=False)
             if index not in self or self[index].is_idle:
                 continue
             client = self[index]
-            if client.make_idle():
+            if client.is_at_rest:
+                client.free_memory()
+                self._at_rest[index] = now
+                self._at_rest.move_to_end(index)
                 count += 1
-            elif client.is_at_rest:
-                self._connected[index] = None
+            elif client.make_idle():
                 count += 1
             else:
                 active[index] = None
             if count == most:
                 return count
-        return count + self._make_disconnected_idle(most - count, looks)
+        return count + self._make_rested_idle(most - count, looks, now - REST_SECONDS)
 
-    def _make_disconnected_idle(self, most: int, looks: int) -> int:
-        """Make Macs idle whose connection was closed since they freed everything else; returns how many."""
-        count, connected = 0, self._connected
-        for _ in range(min(looks, len(connected))):
-            index, _ = connected.popitem(last=False)
+    def _make_rested_idle(self, most: int, looks: int, before: float) -> int:
+        """Make Macs idle that have been at rest since ``before``; returns how many."""
+        count, at_rest = 0, self._at_rest
+        for _ in range(min(looks, len(at_rest))):
+            index = next(iter(at_rest))
+            if at_rest[index] > before:
+                break
+            del at_rest[index]
             if index not in self or index in self._idle_store.active or self[index].is_idle:
                 continue
-            client = self[index]
-            if client.make_idle():
+            if self[index].make_idle():
                 count += 1
                 if count == most:
                     break
-            elif client.is_at_rest:
-                connected[index] = None
             else:
                 self._idle_store.active[index] = None
         return count

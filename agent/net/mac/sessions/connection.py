@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 from agent.device.mac import Device
 from agent.errors import MisuseError
@@ -25,6 +26,14 @@ from agent.pki.mdm_signatures import Signatures
 from agent.profiles.enrollment import Enrollment
 
 Sending = Callable[[], object]
+
+
+class OpenConnection(NamedTuple):
+    """The open connection of a Mac that is idle, without an identity. ``current``: it had that of the enrollment."""
+
+    connection: HTTPConnection
+    origin: Origin
+    current: bool
 
 
 class SessionConnection:
@@ -82,6 +91,24 @@ class SessionConnection:
     def free_memory(self) -> None:
         """Free the memory of the last report, which is answered."""
         self._report = b""
+
+    def leave_open(self, enrollment: Enrollment | None) -> OpenConnection | None:
+        """The open connection without the objects that ``enrollment`` has, for ``continue_on``; None if none is open.
+
+        Neither this connection nor what refers to it may be used afterwards.
+        """
+        connection, origin = self._connection, self._origin
+        if connection is None or origin is None or not connection.connected:
+            return None
+        current = enrollment is not None and connection.identity is enrollment.identity
+        connection.identity = None
+        return OpenConnection(connection, origin, current)
+
+    def continue_on(self, kept: OpenConnection, enrollment: Enrollment | None) -> None:
+        """Use the connection that ``leave_open`` returned; ``enrollment`` is the same one, restored."""
+        self._connection, self._origin = kept.connection, kept.origin
+        if kept.current and enrollment is not None:
+            kept.connection.identity = enrollment.identity
 
     def hang_up(self) -> None:
         """Close the connection; the next report opens a new one."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 import pytest
 from conftest import RunInReactor
 from stack import Stack, stack
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 
 from agent.fleet.durations import Constant
 from agent.fleet.population import NoSuchMacError, Population
@@ -14,7 +19,7 @@ from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.net.lom.interface import InterfaceNetwork
 from agent.net.mac.client import MDMClient
-from agent.net.mac.fleet.macs import ACTIVE_MAC_BYTES, Fleet, FleetBehaviour
+from agent.net.mac.fleet.macs import ACTIVE_MAC_BYTES, REST_SECONDS, Fleet, FleetBehaviour
 from agent.profiles.making import lom_profile
 from agent.push.broker import Presence
 
@@ -121,13 +126,12 @@ def test_a_mac_that_lay_down_answers_as_before(run_in_reactor: RunInReactor) -> 
         async with stack() as running:
             client = running.fleet[0]
             before = await running.command(client, "ProfileList")
-            assert client.connected
-            assert not becomes_idle(client)  # a connection is open
+            assert not becomes_idle(client)  # a session is open
             await running.until(lambda: client.open_session is None, "the session's end")
-            assert not becomes_idle(client)
             client._parts.sessions.end("the server closed the connection")  # as where the server closes it
             assert client.enrolled
             assert becomes_idle(client)
+            assert max(map(sys.getsizeof, client._kept)) <= 512  # more would be in the C library's heap
             assert client.enrolled
             assert running.fleet.make_idle() == 0
             after = await running.command(client, "ProfileList")
@@ -227,13 +231,82 @@ def test_key_of_a_connected_mac_is_freed_beyond_the_memory_alone(run_in_reactor:
             macs._most_active = 0
             assert macs.make_idle() == 1
             assert client.connected
+            assert not client.is_idle
             assert identity._key is None
-            contexts = macs.environment.contexts
-            closed = contexts.closed_connections
-            client._parts.sessions.end("the server closed the connection")
-            assert contexts.closed_connections == closed + 1
+
+    run_in_reactor(scenario())
+
+
+async def idle_with_open_connection(running: Stack) -> MDMClient:
+    client = running.fleet[0]
+    await running.command(client, "ProfileList")
+    await running.until(lambda: client.open_session is None, "the session's end")
+    assert becomes_idle(client)
+    assert client.connected
+    return client
+
+
+def test_idle_mac_keeps_its_connection_for_the_next_session(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            contexts = running.environment.contexts
+            client = await idle_with_open_connection(running)
+            handshakes = contexts.handshakes_full
+            assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
+            assert contexts.handshakes_full == handshakes
+            enrollment = client.device.enrollment
+            assert enrollment is not None
+            connection = client._parts.connection._connection
+            assert connection is not None
+            assert connection.identity is enrollment.identity
+
+    run_in_reactor(scenario())
+
+
+def test_connection_of_an_idle_mac_that_the_server_closes_is_forgotten(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            contexts = running.environment.contexts
+            client = await idle_with_open_connection(running)
+            connection = client._open.connection  # type: ignore[union-attr]
+            connection._stream.connectionLost(Failure(ConnectionDone()))  # type: ignore[union-attr]
+            assert client.is_idle
+            assert not client.connected
+            assert client._open is None
+            assert contexts.open_connections == 0
+            assert (await running.command(client, "ProfileList"))["Status"] == "Acknowledged"
+
+    run_in_reactor(scenario())
+
+
+@pytest.mark.parametrize("end", [lambda running: running.fleet.close(), lambda running: running.fleet.remove(0)])
+def test_end_of_an_idle_mac_closes_its_connection(run_in_reactor: RunInReactor, end: Callable[[Stack], object]) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            client = await idle_with_open_connection(running)
+            end(running)
+            assert not client.connected
+            assert running.environment.contexts.open_connections == 0
+
+    run_in_reactor(scenario())
+
+
+def test_mac_at_rest_on_an_open_connection_becomes_idle_after_a_while(run_in_reactor: RunInReactor) -> None:
+    async def scenario() -> None:
+        async with stack() as running:
+            client, macs = running.fleet[0], running.fleet
+            await running.command(client, "ProfileList")
+            await running.until(lambda: client.open_session is None, "the session's end")
+            assert macs.make_idle() == 1
+            macs._at_rest[0] -= REST_SECONDS  # as if it had rested for so long
+            client.wake()
+            await running.until(lambda: client.open_session is None, "the session's end")
+            macs.make_idle()
+            assert not client.is_idle  # it had a session in the meantime
+            macs._at_rest[0] -= REST_SECONDS
             assert macs.make_idle() == 1
             assert client.is_idle
+            assert client.connected
 
     run_in_reactor(scenario())
 
