@@ -31,6 +31,7 @@ NULL = b"\x05\x00"
 
 _CONSTRUCTED = 0x20
 _INDEFINITE = 0x80
+_ONE_OCTET, _TWO_OCTETS = 0x81, 0x82  # of a length that follow
 _END = b"\x00\x00"
 _TAG = 1  # the index of an element's tag
 _new = tuple.__new__  # of an Element, without a call of Python code
@@ -70,18 +71,26 @@ class Element(NamedTuple):
         if limit - offset > MAX_ELEMENTS:  # fewer octets have fewer elements
             return _many_children(source, offset, limit)
         found: list[Element] = []
-        last = limit - 2
+        append, last = found.append, limit - 4
         while offset < limit:
-            if offset <= last:  # a short element, as most are, without a call
-                tag, body_start = source[offset], offset + 2
-                size = source[body_start - 1]
-                end = body_start + size
-                if size < _INDEFINITE and end <= limit and tag & 0x1F != 0x1F:
-                    found.append(_new(Element, (source, tag, offset, body_start, end, end)))
+            if offset <= last:  # room for a length of two octets: most elements are read here, without a call
+                tag, size, start = source[offset], source[offset + 1], offset + 2
+                if size > _INDEFINITE:
+                    if size == _ONE_OCTET:
+                        size, start = source[start], start + 1
+                    elif size == _TWO_OCTETS:
+                        size, start = source[start] << 8 | source[start + 1], start + 2
+                    else:
+                        size = limit
+                elif size == _INDEFINITE:
+                    size = limit
+                end = start + size
+                if end <= limit and tag & 0x1F != 0x1F:
+                    append(_new(Element, (source, tag, offset, start, end, end)))
                     offset = end
                     continue
             element = _element_at(source, offset, limit)
-            found.append(element)
+            append(element)
             offset = element.end
         return found
 

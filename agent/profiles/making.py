@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import uuid
 from typing import Any
@@ -20,6 +21,8 @@ TOPIC = "com.apple.mgmt.External.lom-agent-lab"
 ENROLLMENT_IDENTIFIER = "test.lom-agent.lab.enrollment.profiles"
 LOM_IDENTIFIER = "test.lom-agent.lab.lom.actions"
 _ORGANIZATION = "lom-agent lab"
+CHALLENGE = "challenge-of-the-template"  # in what ``ProfileTemplate`` is given
+_VARIABLE = re.compile(rf"((?<=>){CHALLENGE}(?=<)|(?<=>)[0-9A-F]{{8}}(?:-[0-9A-F]{{4}}){{3}}-[0-9A-F]{{12}}(?=<))")
 
 
 def enrollment_profile(authorities: Authorities, base_url: str, identity: dict[str, Any]) -> bytes:
@@ -39,6 +42,23 @@ def enrollment_profile(authorities: Authorities, base_url: str, identity: dict[s
         ServerCapabilities=["com.apple.mdm.per-user-connections", "com.apple.mdm.bootstraptoken"],
     )
     return _profile("lom-agent lab enrollment", ENROLLMENT_IDENTIFIER, [anchor, identity, mdm])
+
+
+class ProfileTemplate:
+    """Makes profiles that differ in their PayloadUUIDs and a challenge. ``written`` has the challenge CHALLENGE."""
+
+    def __init__(self, written: bytes) -> None:
+        self._parts = _VARIABLE.split(written.decode())  # every other one is a PayloadUUID or the challenge
+
+    def make(self, challenge: str) -> bytes:
+        """A profile with this challenge, which needs no escaping in XML."""
+        new = {CHALLENGE: challenge}
+        parts = self._parts.copy()
+        for index in range(1, len(parts), 2):
+            if parts[index] not in new:
+                new[parts[index]] = _new_uuid()
+            parts[index] = new[parts[index]]
+        return "".join(parts).encode()
 
 
 def platform_sso_profile() -> bytes:
@@ -142,11 +162,15 @@ def _profile(name: str, identifier: str, payloads: list[dict[str, Any]]) -> byte
     )
 
 
+def _new_uuid() -> str:
+    return str(uuid.uuid4()).upper()
+
+
 def _payload(payload_type: str, name: str, identifier: str, **keys: Any) -> dict[str, Any]:
     return {
         "PayloadType": payload_type,
         "PayloadVersion": 1,
-        "PayloadUUID": str(uuid.uuid4()).upper(),
+        "PayloadUUID": _new_uuid(),
         "PayloadIdentifier": identifier,
         "PayloadDisplayName": name,
         **keys,

@@ -40,7 +40,7 @@ from agent.mdm.automated import CONTENT_TYPE
 from agent.net.http.server import listen
 from agent.net.transport.addresses import address_text
 from agent.pki.issuing.authorities import Authorities
-from agent.profiles.making import acme_payload, enrollment_profile, scep_payload
+from agent.profiles.making import CHALLENGE, ProfileTemplate, acme_payload, enrollment_profile, scep_payload
 
 HOST = "127.0.0.1"
 
@@ -87,6 +87,7 @@ class LabServer:
         self._profiles = EnrollmentProfiles(authorities, lab.defects)
         self.automated = AutomatedEnrollment(lambda: authorities.device_authority.certificate)
         self._ports: list[Any] = []
+        self._written: ProfileTemplate | None = None
 
     @property
     def enrollment_url(self) -> str:
@@ -164,17 +165,23 @@ class LabServer:
         """A signed enrollment profile with a new identity, or a new challenge; ``renews``: for an enrolled Mac."""
         if self._scep is not None:
             challenge = self._scep.renewal_challenge() if renews else self._scep.new_challenge()
-            payload = scep_payload(self.authorities, self.scep_url, challenge)
-            payload = spoiled_payload(payload, self.lab.defects)
+            profile = self._template().make(challenge)
         elif self._acme is not None:
             identifier = self._acme.renewal_challenge() if renews else self._acme.new_challenge()
             payload = acme_payload(self._acme.directory_url, identifier)
+            profile = enrollment_profile(self.authorities, self.url, payload)
         else:
-            payload = self._profiles.pkcs12()
-        profile = enrollment_profile(self.authorities, self.url, payload)
+            profile = enrollment_profile(self.authorities, self.url, self._profiles.pkcs12())
         if renews and self.lab.defects:
             profile = spoiled(profile, self.lab.defects)
         return self._profiles.finished(profile)
+
+    def _template(self) -> ProfileTemplate:
+        """What makes the profiles with SCEP; they are written once."""
+        if self._written is None:
+            payload = spoiled_payload(scep_payload(self.authorities, self.scep_url, CHALLENGE), self.lab.defects)
+            self._written = ProfileTemplate(enrollment_profile(self.authorities, self.url, payload))
+        return self._written
 
     def close(self) -> Deferred[Any]:
         """Stop listening; fires when the ports are closed."""
