@@ -216,7 +216,7 @@ def _verify(message: _Message, content: bytes, legacy: Digests) -> SignedContent
         signer,
         signer_info.digest.name,
         signer_info.attributes,
-        isinstance(signer_info.digest, LEGACY) or isinstance(used, LEGACY),
+        type(signer_info.digest) in LEGACY or type(used) in LEGACY,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -46,10 +46,10 @@ class LabRequest:
     below: Sequence[bytes] = ()
     """The segments of its path below that of the URL."""
 
-    def argument(self, name: bytes) -> str:
-        """An argument of the query; empty if it is absent."""
-        values = parse_qs(self.query, 1).get(name, [b""])  # type: ignore[no-untyped-call]  # of Twisted
-        return str(values[0].decode("latin-1"))
+    def arguments(self) -> Callable[[bytes], str]:
+        """What returns an argument of the query by its name; empty if it is absent."""
+        found: dict[bytes, list[bytes]] = parse_qs(self.query, 1)  # type: ignore[no-untyped-call]  # of Twisted
+        return lambda name: found.get(name, [b""])[0].decode("latin-1")
 
     def single_header(self, name: bytes) -> str | None:
         """The value of a header that may occur once, or None. Raises Refused."""

@@ -116,7 +116,7 @@ class PlatformSSOURL(Endpoint):
             case (b"manifest",):
                 return LabAnswer(200, XML, MANIFEST)
             case (b"auth",):
-                self._automated.sign_in(request.argument(b"udid"))
+                self._automated.sign_in(request.arguments()(b"udid"))
                 return LabAnswer(200, "text/html", b"")
         raise Refused(404, "there is no such URL of Platform SSO")
 
@@ -175,6 +175,7 @@ class SCEPURL(Endpoint):
 
     def answer(self, request: LabRequest) -> LabAnswer:
         """Answer one operation."""
-        message = request.argument(b"message") if request.method == b"GET" else request.body
-        answered = self._service.operate(request.argument(b"operation"), message)
+        argument = request.arguments()
+        message = argument(b"message") if request.method == b"GET" else request.body
+        answered = self._service.operate(argument(b"operation"), message)
         return LabAnswer(answered.status, answered.content_type, answered.body)
