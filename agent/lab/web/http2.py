@@ -31,7 +31,7 @@ class HTTP2Requests:
         self._core = HTTP2Server(self, _STREAMS, _HEADER_LIST_BYTES)
         self._core.start()
         self._bodies = WaitingBodies(self._core)
-        self._direct: dict[int, tuple[Endpoint, LabRequest, bool]] = {}  # and whether the body is kept
+        self._direct: dict[int, tuple[Endpoint, LabRequest]] = {}
         self._others: dict[int, StreamOfTwisted] = {}
         self._last = 0
         self._reading = False
@@ -106,7 +106,7 @@ class HTTP2Requests:
             self._others[stream] = StreamOfTwisted(self, stream, fields)
             return
         request = LabRequest(method, query, fields, self.connection.transport)
-        self._direct[stream] = endpoint, request, self.connection.site.keeps(request)
+        self._direct[stream] = endpoint, request
 
     def body_came(self, stream: int, octets: bytes) -> None:
         """Part of a body."""
@@ -114,7 +114,7 @@ class HTTP2Requests:
         if direct is None:
             if stream in self._others:
                 self._others[stream].request.handleContentChunk(octets)
-        elif direct[2]:
+        elif direct[1].body or self.connection.site.keeps(direct[1]):
             direct[1].body += octets
 
     def request_ended(self, stream: int) -> None:
@@ -124,7 +124,7 @@ class HTTP2Requests:
             if stream in self._others:
                 self._others[stream].complete()
             return
-        endpoint, request, _kept = direct
+        endpoint, request = direct
         answered = self.connection.site.answer(endpoint, request)
         self._send(stream, [(b":status", b"%d" % answered.status), *response_fields(answered)], answered.body)
 
