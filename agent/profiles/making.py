@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import uuid
 from typing import Any
@@ -22,7 +21,6 @@ ENROLLMENT_IDENTIFIER = "test.lom-agent.lab.enrollment.profiles"
 LOM_IDENTIFIER = "test.lom-agent.lab.lom.actions"
 _ORGANIZATION = "lom-agent lab"
 CHALLENGE = "challenge-of-the-template"  # in what ``ProfileTemplate`` is given
-_VARIABLE = re.compile(rf"((?<=>){CHALLENGE}(?=<)|(?<=>)[0-9A-F]{{8}}(?:-[0-9A-F]{{4}}){{3}}-[0-9A-F]{{12}}(?=<))")
 
 
 def enrollment_profile(authorities: Authorities, base_url: str, identity: dict[str, Any]) -> bytes:
@@ -48,17 +46,22 @@ class ProfileTemplate:
     """Makes profiles that differ in their PayloadUUIDs and a challenge. ``written`` has the challenge CHALLENGE."""
 
     def __init__(self, written: bytes) -> None:
-        self._parts = _VARIABLE.split(written.decode())  # every other one is a PayloadUUID or the challenge
+        self._parts = written.decode().split(">")
+        self._variable: list[tuple[int, str, str]] = []  # of a part: its number, its text, and the tag after it
+        for number, part in enumerate(self._parts):
+            text, mark, tag = part.partition("<")
+            if text == CHALLENGE or _is_uuid(text):
+                self._variable.append((number, text, mark + tag))
 
     def make(self, challenge: str) -> bytes:
         """A profile with this challenge, which needs no escaping in XML."""
         new = {CHALLENGE: challenge}
         parts = self._parts.copy()
-        for index in range(1, len(parts), 2):
-            if parts[index] not in new:
-                new[parts[index]] = _new_uuid()
-            parts[index] = new[parts[index]]
-        return "".join(parts).encode()
+        for number, text, tag in self._variable:
+            if text not in new:
+                new[text] = _new_uuid()
+            parts[number] = new[text] + tag
+        return ">".join(parts).encode()
 
 
 def platform_sso_profile() -> bytes:
@@ -164,6 +167,13 @@ def _profile(name: str, identifier: str, payloads: list[dict[str, Any]]) -> byte
 
 def _new_uuid() -> str:
     return str(uuid.uuid4()).upper()
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)).upper() == text
+    except ValueError:
+        return False
 
 
 def _payload(payload_type: str, name: str, identifier: str, **keys: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ twisted.web then reads it from that request on.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
 _HEAD_BYTES = 16 * 1024  # of a header section that is read here
 _LONGEST_BODY = 64 * 1024  # of a request that is kept in memory
 _MOST_FIELDS = 100
-_LINE = re.compile(rb"(GET|HEAD|POST|PUT) (/[!-~]*) HTTP/1\.1\Z")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\0\r\n]*?)[ \t]*\Z")
-_LENGTH = re.compile(rb"[0-9]{1,6}\Z")
+_METHODS = (b"GET", b"HEAD", b"POST", b"PUT")
+_TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # RFC 9110, 5.6.2
+_LENGTH_DIGITS = 6
 _NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"))
 
 
@@ -83,26 +82,32 @@ class HTTP1Requests:
 
     def _endpoint(self, line: bytes) -> tuple[Endpoint, bytes, bytes] | None:
         """The endpoint of a request line, its method and query; None for another URL."""
-        read = _LINE.match(line)
-        if read is None:
+        method, _space, rest = line.partition(b" ")
+        target, _space, version = rest.partition(b" ")
+        if method not in _METHODS or version != b"HTTP/1.1":
             return None
-        path, _mark, query = read[2].partition(b"?")
+        path, _mark, query = target.partition(b"?")
         endpoint = self._connection.site.endpoints.get(path)
-        return None if endpoint is None else (endpoint, read[1], query)
+        return None if endpoint is None else (endpoint, method, query)
 
     def _plain(self, section: bytes, found: tuple[Endpoint, bytes, bytes]) -> _Head | None:
         """A header section that needs nothing but an answer, with a short body or none; None for another one."""
         headers: list[tuple[bytes, bytes]] = []
         length, closes = None, False
         for line in section.split(b"\r\n"):
-            field = _FIELD.match(line)
-            if field is None or len(headers) == _MOST_FIELDS:
+            name, colon, value = line.partition(b":")
+            if not name or not colon or name.translate(None, _TOKEN) or len(headers) == _MOST_FIELDS:
                 return None
-            name, value = field[1].lower(), field[2]
-            if name in _NOT_PLAIN:
+            name, value = name.lower(), value.strip(b" \t")
+            if name in _NOT_PLAIN or b"\0" in value or b"\r" in value or b"\n" in value:
                 return None
             if name == b"content-length":
-                if length is not None or not _LENGTH.match(value) or int(value) > _LONGEST_BODY:
+                if (
+                    length is not None
+                    or not value.isdigit()
+                    or len(value) > _LENGTH_DIGITS
+                    or int(value) > _LONGEST_BODY
+                ):
                     return None
                 length = int(value)
             elif name == b"connection":
