@@ -213,7 +213,7 @@ def _verify(message: _Message, content: bytes, legacy: Digests) -> SignedContent
         signer,
         signer_info.digest.name,
         signer_info.attributes,
-        isinstance(signer_info.digest, LEGACY) or isinstance(used, LEGACY),
+        type(signer_info.digest) in LEGACY or type(used) in LEGACY,
     )
 
 
@@ -253,7 +253,8 @@ def _attributes(element: der.Element) -> Mapping[str, tuple[bytes, ...]]:
         oid = fields.take(der.OBJECT_IDENTIFIER, "the type of a signed attribute").oid()
         if oid in found:
             raise CMSError(f"the signed attribute {oid} occurs twice")
-        found[oid] = tuple(value.encoded for value in fields.take(der.SET, "its values").children())
+        values = fields.take(der.SET, "its values").children()
+        found[oid] = (values[0].encoded,) if len(values) == 1 else tuple([value.encoded for value in values])
     return MappingProxyType(found)
 
 

@@ -38,6 +38,7 @@ _SIGNED_DATA, _DATA = der.oid(SIGNED_DATA), der.oid(DATA)
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _GENERALIZED_FROM = 2050  # RFC 5652, 11.3
+_KNOWN_NAMES = 256  # as many as there are parsed certificates in the cache (`agent.pki.certificates`)
 _KNOWN_SIGNERS = 8  # of profiles, by a server; a Mac's identity has its own (`agent.pki.mdm_signatures`)
 Signer = tuple[bytes, bytes]
 """A signer's identifier (issuer and serial number) and its certificate, in DER."""
@@ -142,6 +143,7 @@ def _signed_data(
     return der.sequence(_SIGNED_DATA, der.encode(der.CONTEXT_0, message))
 
 
+@lru_cache(_KNOWN_NAMES)
 def issuer_and_serial(certificate: x509.Certificate) -> tuple[bytes, bytes]:
     """Issuer (its DER as issued) and serial number (contents octets): how CMS names a certificate."""
     tbs = der.Fields(der.read(certificate.tbs_certificate_bytes))

@@ -31,7 +31,10 @@ NULL = b"\x05\x00"
 
 _CONSTRUCTED = 0x20
 _INDEFINITE = 0x80
+_ONE_OCTET, _TWO_OCTETS = 0x81, 0x82  # of a length that follow
 _END = b"\x00\x00"
+_TAG = 1  # the index of an element's tag
+_new = tuple.__new__  # of an Element, without a call of Python code
 
 
 class DERError(PeerError):
@@ -65,12 +68,29 @@ class Element(NamedTuple):
         if not self.tag & _CONSTRUCTED:
             raise DERError(f"expected a container, found tag 0x{self.tag:02x}")
         source, offset, limit = self.source, self.body_start, self.body_end
+        if limit - offset > MAX_ELEMENTS:  # fewer octets have fewer elements
+            return _many_children(source, offset, limit)
         found: list[Element] = []
+        append, last = found.append, limit - 4
         while offset < limit:
-            if len(found) == MAX_ELEMENTS:
-                raise DERError(f"more than {MAX_ELEMENTS} elements in one container")
+            if offset <= last:  # room for a length of two octets: most elements are read here, without a call
+                tag, size, start = source[offset], source[offset + 1], offset + 2
+                if size > _INDEFINITE:
+                    if size == _ONE_OCTET:
+                        size, start = source[start], start + 1
+                    elif size == _TWO_OCTETS:
+                        size, start = source[start] << 8 | source[start + 1], start + 2
+                    else:
+                        size = limit
+                elif size == _INDEFINITE:
+                    size = limit
+                end = start + size
+                if end <= limit and tag & 0x1F != 0x1F:
+                    append(_new(Element, (source, tag, offset, start, end, end)))
+                    offset = end
+                    continue
             element = _element_at(source, offset, limit)
-            found.append(element)
+            append(element)
             offset = element.end
         return found
 
@@ -95,33 +115,30 @@ class Element(NamedTuple):
 class Fields:
     """The elements of a SEQUENCE, taken one by one in the order of its ASN.1 module."""
 
-    __slots__ = ("_elements", "_next")
+    __slots__ = ("_elements",)
 
     def __init__(self, sequence: Element) -> None:
         self._elements = sequence.children()
-        self._next = 0
+        self._elements.reverse()  # the next one is the last
 
     def take(self, tag: int, what: str) -> Element:
         """The next element, which must have ``tag``. Raises DERError naming ``what``."""
-        if self.done:
+        elements = self._elements
+        if not elements:
             raise DERError(f"expected {what} (tag 0x{tag:02x}), found the end")
-        element = self._elements[self._next]
-        if element.tag != tag:
-            raise DERError(f"expected {what} (tag 0x{tag:02x}), found tag 0x{element.tag:02x}")
-        self._next += 1
-        return element
+        if elements[-1][_TAG] != tag:
+            raise DERError(f"expected {what} (tag 0x{tag:02x}), found tag 0x{elements[-1].tag:02x}")
+        return elements.pop()
 
     def optional(self, *tags: int) -> Element | None:
         """The next element if its tag is one of ``tags``; else None, and the element remains."""
-        if self.done or self._elements[self._next].tag not in tags:
-            return None
-        self._next += 1
-        return self._elements[self._next - 1]
+        elements = self._elements
+        return elements.pop() if elements and elements[-1][_TAG] in tags else None
 
     @property
     def done(self) -> bool:
         """Whether every element is taken."""
-        return self._next == len(self._elements)
+        return not self._elements
 
 
 def read(data: bytes) -> Element:
@@ -178,14 +195,25 @@ def _dotted(body: bytes) -> str:
     return ".".join(str(arc) for arc in (first, arcs[0] - 40 * first, *arcs[1:-1]))
 
 
+def _many_children(source: bytes, offset: int, limit: int) -> list[Element]:
+    found: list[Element] = []
+    while offset < limit:
+        if len(found) == MAX_ELEMENTS:
+            raise DERError(f"more than {MAX_ELEMENTS} elements in one container")
+        element = _element_at(source, offset, limit)
+        found.append(element)
+        offset = element.end
+    return found
+
+
 def _element_at(source: bytes, start: int, limit: int) -> Element:
     if start + 2 <= limit and source[start + 1] < _INDEFINITE and source[start] & 0x1F != 0x1F:
         end = start + 2 + source[start + 1]
         if end <= limit:  # most elements are short
-            return Element(source, source[start], start, start + 2, end, end)
+            return _new(Element, (source, source[start], start, start + 2, end, end))
     tag, body_start, size = _header(source, start, limit)
     if size is not None:
-        return Element(source, tag, start, body_start, body_start + size, body_start + size)
+        return _new(Element, (source, tag, start, body_start, body_start + size, body_start + size))
     body_end = _end_of_contents(source, body_start, limit)
     return Element(source, tag, start, body_start, body_end, body_end + len(_END))
 

@@ -90,5 +90,5 @@ def check_signature(
 
 def refuse_legacy(digest: hashes.HashAlgorithm, legacy: Digests) -> None:
     """Raise SignatureError for SHA-1 and MD5, unless they are among ``legacy``."""
-    if isinstance(digest, LEGACY) and not isinstance(digest, legacy):
+    if type(digest) in LEGACY and type(digest) not in legacy:
         raise SignatureError(f"expected a signature with SHA-256, found {digest.name}, which is refused")

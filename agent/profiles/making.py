@@ -20,6 +20,7 @@ TOPIC = "com.apple.mgmt.External.lom-agent-lab"
 ENROLLMENT_IDENTIFIER = "test.lom-agent.lab.enrollment.profiles"
 LOM_IDENTIFIER = "test.lom-agent.lab.lom.actions"
 _ORGANIZATION = "lom-agent lab"
+CHALLENGE = "challenge-of-the-template"  # in what ``ProfileTemplate`` is given
 
 
 def enrollment_profile(authorities: Authorities, base_url: str, identity: dict[str, Any]) -> bytes:
@@ -39,6 +40,28 @@ def enrollment_profile(authorities: Authorities, base_url: str, identity: dict[s
         ServerCapabilities=["com.apple.mdm.per-user-connections", "com.apple.mdm.bootstraptoken"],
     )
     return _profile("lom-agent lab enrollment", ENROLLMENT_IDENTIFIER, [anchor, identity, mdm])
+
+
+class ProfileTemplate:
+    """Makes profiles that differ in their PayloadUUIDs and a challenge. ``written`` has the challenge CHALLENGE."""
+
+    def __init__(self, written: bytes) -> None:
+        self._parts = written.decode().split(">")
+        self._variable: list[tuple[int, str, str]] = []  # of a part: its number, its text, and the tag after it
+        for number, part in enumerate(self._parts):
+            text, mark, tag = part.partition("<")
+            if text == CHALLENGE or _is_uuid(text):
+                self._variable.append((number, text, mark + tag))
+
+    def make(self, challenge: str) -> bytes:
+        """A profile with this challenge, which needs no escaping in XML."""
+        new = {CHALLENGE: challenge}
+        parts = self._parts.copy()
+        for number, text, tag in self._variable:
+            if text not in new:
+                new[text] = _new_uuid()
+            parts[number] = new[text] + tag
+        return ">".join(parts).encode()
 
 
 def platform_sso_profile() -> bytes:
@@ -142,11 +165,22 @@ def _profile(name: str, identifier: str, payloads: list[dict[str, Any]]) -> byte
     )
 
 
+def _new_uuid() -> str:
+    return str(uuid.uuid4()).upper()
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)).upper() == text
+    except ValueError:
+        return False
+
+
 def _payload(payload_type: str, name: str, identifier: str, **keys: Any) -> dict[str, Any]:
     return {
         "PayloadType": payload_type,
         "PayloadVersion": 1,
-        "PayloadUUID": str(uuid.uuid4()).upper(),
+        "PayloadUUID": _new_uuid(),
         "PayloadIdentifier": identifier,
         "PayloadDisplayName": name,
         **keys,

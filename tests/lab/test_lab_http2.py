@@ -138,8 +138,11 @@ def browsed(server: LabServer) -> None:
     last = browser.ask("/checkin")
     browser.until_ended(9)
     assert browser.statuses[last] == "405"
+    others = [browser.ask("/api/v1/macs"), browser.ask("/psso/manifest"), browser.ask("/assets/x")]  # of twisted.web
+    browser.until_ended(12)
+    assert [browser.statuses[stream] for stream in others] == ["401", "200", "401"]
     browser.flush(b"\0\0\4\x08\0\0\0\0\0" + bytes(4))  # WINDOW_UPDATE of 0 bytes
-    browser.until_ended(10)
+    browser.until_ended(13)
     assert browser.ended[0] == 1
     browser.socket.close()
 

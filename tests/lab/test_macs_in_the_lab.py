@@ -19,7 +19,7 @@ from stack import stack
 from twisted.internet.defer import Deferred
 
 import agent.lab.web.server
-from agent.lab.mdm.core import Lab, Message
+from agent.lab.mdm.core import Message
 from agent.lom.power import Power
 from agent.lom.requests import PowerRequest, RelayItem
 from agent.mdm.timing import Timing
@@ -156,9 +156,9 @@ def test_openssl_verifies_every_mdm_signature(run_in_reactor: RunInReactor, tmp_
             puts: list[Message] = []
             report, check_in = running.lab.report, running.lab.check_in
             for endpoint in ("mdm", "checkin"):
-                resource = running.server._ports[-1].factory.wrappedFactory.resource.children[endpoint.encode()]
+                url = running.server._ports[-1].factory.wrappedFactory.endpoints[f"/{endpoint}".encode()]
                 take = report if endpoint == "mdm" else check_in
-                resource._take = lambda put, take=take: (puts.append(put), take(put))[1]
+                url._take = lambda put, take=take: (puts.append(put), take(put))[1]
             await running.enroll(running.fleet[0])
             await running.command(running.fleet[0], "ProfileList")
             anchor = running.server.authorities.anchor.public_bytes(Encoding.PEM)
@@ -492,8 +492,8 @@ def test_resumed_tls_session_has_the_macs_identity(
 ) -> None:
     make_site = agent.lab.web.server.lab_site
 
-    def impatient_site(root: Any, lab: Lab) -> Any:
-        site = make_site(root, lab)
+    def impatient_site(*arguments: Any) -> Any:
+        site = make_site(*arguments)
         site.timeOut = 0.2  # as servers do it with connections that are quiet
         return site
 

@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.server import NOT_DONE_YET
 
 from agent.lab.mdm.core import Lab, Message
+from agent.lab.web.connection import LabSite
 from agent.load.conductor.conductor import Conductor
 from agent.load.shard.parts import ShardParts
 from agent.measure.live import LiveView
@@ -71,6 +72,9 @@ def silent_after_enrollment(monkeypatch: pytest.MonkeyPatch) -> None:
         return NOT_DONE_YET
 
     monkeypatch.setattr(Lab, "report", report)
+    monkeypatch.setattr(
+        "agent.lab.web.server.lab_site", lambda root, *_others: LabSite(root, {})
+    )  # twisted.web can wait
 
 
 @pytest.mark.parametrize("phase", [COMMAND, PUSHED], ids=["command", "checkin"])

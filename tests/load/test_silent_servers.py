@@ -185,6 +185,7 @@ async def run_against(
     """
     server = LabServer(reactor, lab, Authorities(), scep=scep)
     server.listen()
+    server._ports[-1].factory.wrappedFactory.endpoints = {}  # twisted.web can leave a request without an answer
     ca, token, apns, port = folder / "ca.pem", folder / "token", folder / "apns", unused_port()
     ca.write_bytes(server.authorities.anchor.public_bytes(Encoding.PEM))
     token.write_text(server.token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
@@ -9,7 +10,8 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from agent.lab.mdm.core import Lab
-from agent.lab.web.http2 import use_own_core
+from agent.lab.web.connection import LabSite
+from agent.lab.web.resources import Endpoint
 from agent.net.http.server import BoundedRequest, BoundedSite, connection_of
 from agent.pki.certificates import CertificateError, peer_certificate
 
@@ -18,22 +20,11 @@ _HALF = "survive-half-unenrolls"
 _RESET = "survive-http2-unenrolls"
 
 
-def lab_site(root: Any, lab: Lab) -> BoundedSite:
+def lab_site(root: Any, lab: Lab, endpoints: Mapping[bytes, Endpoint]) -> BoundedSite:
     """The site of the lab."""
     if _RESET in lab.defects:
         return ResetSite(root, lab)
-    return LabSite(root) if lab.defects.isdisjoint((_UNENROLLS, _HALF)) else BreakingSite(root, lab)
-
-
-class LabSite(BoundedSite):
-    """The lab's site: it speaks HTTP/2 by the program's own core."""
-
-    def buildProtocol(self, address: Any) -> Any:
-        """The protocol of a new connection."""
-        base: Any = super()
-        protocol = base.buildProtocol(address)
-        use_own_core(protocol)
-        return protocol
+    return LabSite(root, endpoints) if lab.defects.isdisjoint((_UNENROLLS, _HALF)) else BreakingSite(root, lab)
 
 
 class BreakingSite(BoundedSite):
@@ -63,12 +54,12 @@ class BreakingSite(BoundedSite):
 
     def _broke(self, channel: Any) -> None:
         half = any("uri" not in vars(request) for request in channel.requests)  # set when one is complete
-        unused = not channel.requests and not hasattr(channel, "lab_peer")
+        unused = not channel.requests and not hasattr(channel.transport, "lab_peer")
         if (half and _HALF in self._lab.defects) or (unused and _UNENROLLS in self._lab.defects):
             _forget_peer(self._lab, channel)
 
 
-class ResetSite(LabSite):
+class ResetSite(BoundedSite):
     """The lab's site, which forgets a Mac whose request over HTTP/2 was reset before its end."""
 
     def __init__(self, root: Any, lab: Lab) -> None:

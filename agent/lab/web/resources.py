@@ -9,148 +9,145 @@ from msgspec.structs import replace
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 
-from agent import __version__
 from agent.lab.defects import NONE, Defects
 from agent.lab.enrollment.automated import MANIFEST, AutomatedEnrollment
 from agent.lab.enrollment.scep import SCEPService
 from agent.lab.mdm.core import Lab, Message, Refused
-from agent.lab.web.requests import argument, message_of, peer_of, single_header
+from agent.lab.web.answers import SERVER
+from agent.lab.web.requests import LabAnswer, LabRequest, request_of_twisted
 from agent.net.http.server import MAX_BODY_BYTES
 from agent.profiles.making import platform_sso_profile
 
-XML = b"application/xml; charset=utf-8"
-_SERVER = f"lom-agent/{__version__} lab".encode()  # of the header Server
+XML = "application/xml; charset=utf-8"
+PROFILE = "application/x-apple-aspen-config"
+_TEXT = "text/plain; charset=utf-8"
 _log = Logger()
 
 
-class _Endpoint(Resource):
+class Endpoint:
     """One URL that takes messages: Refused becomes a response with its HTTP status."""
 
-    isLeaf = True
     methods: tuple[bytes, ...] = ()
     too_long_status = 413
 
-    def render(self, request: Any) -> Any:
-        """Render methods in ``methods`` only: Twisted would render HEAD as GET, which issues an identity."""
-        if request.method in self.methods:
-            return super().render(request)
-        request.setResponseCode(405)
-        request.setHeader(b"allow", b", ".join(self.methods))
-        return b""
-
-    def respond(self, request: Any, answer: Callable[[], bytes]) -> bytes:
-        """The body of the response."""
-        request.setHeader(b"server", _SERVER)
+    def respond(self, request: LabRequest) -> LabAnswer:
+        """The response to a request. HEAD is no GET, which issues an identity."""
+        if request.method not in self.methods:
+            return LabAnswer(405, "", b"", b", ".join(self.methods))
         try:
             if request.too_long:
                 raise Refused(self.too_long_status, f"the body has more than {MAX_BODY_BYTES} bytes")
-            return answer()
+            return self.answer(request)
         except Refused as error:
-            _log.info("refused {path}: {error}", path=request.path, error=error)
-            request.setResponseCode(error.status)
-            request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-            return f"{error}\n".encode()
+            _log.info("refused {url}: {error}", url=type(self).__name__, error=error)
+            return LabAnswer(error.status, _TEXT, f"{error}\n".encode())
+
+    def answer(self, request: LabRequest) -> LabAnswer:
+        """The response to a request of its methods. Raises Refused."""
+        raise NotImplementedError
 
 
-class EnrollmentURL(_Endpoint):
+class EndpointResource(Resource):
+    """An endpoint as a resource of twisted.web, for the requests that it reads."""
+
+    isLeaf = True
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+
+    def render(self, request: Any) -> bytes:
+        """The body of the response, after its status and headers were set."""
+        answered = self._endpoint.respond(request_of_twisted(request, request.content.read()))
+        request.setHeader(b"server", SERVER)
+        request.setResponseCode(answered.status)
+        if answered.allow:
+            request.setHeader(b"allow", answered.allow)
+        if answered.content_type:
+            request.setHeader(b"content-type", answered.content_type.encode("ascii"))
+        return answered.body
+
+
+class EnrollmentURL(Endpoint):
     """The URL of the enrollment profile; ``profile`` makes one."""
 
     methods = (b"GET",)
 
     def __init__(self, profile: Callable[[], bytes], defects: Defects) -> None:
-        super().__init__()
         self._profile = profile
-        self._defects = defects
+        self._content_type = "text/xml" if "enroll-content-type" in defects else PROFILE
 
-    def render_GET(self, request: Any) -> bytes:
+    def answer(self, _request: LabRequest) -> LabAnswer:
         """A new profile for each request."""
-        wrong = "enroll-content-type" in self._defects
-        request.setHeader(b"content-type", b"text/xml" if wrong else b"application/x-apple-aspen-config")
-        return self.respond(request, self._profile)
+        return LabAnswer(200, self._content_type, self._profile())
 
 
-class AutomatedURL(_Endpoint):
+class AutomatedURL(Endpoint):
     """The URL of automated enrollment; ``profile`` makes an enrollment profile, ``url`` is the lab's base URL."""
 
     methods = (b"POST",)
 
     def __init__(self, automated: AutomatedEnrollment, url: Callable[[], str], profile: Callable[[], bytes]) -> None:
-        super().__init__()
         self._automated = automated
         self._url = url
         self._profile = profile
 
-    def render_POST(self, request: Any) -> bytes:
+    def answer(self, request: LabRequest) -> LabAnswer:
         """A profile, or what the Mac has to do before."""
-        return self.respond(request, lambda: self._answer(request))
-
-    def _answer(self, request: Any) -> bytes:
-        refused = self._automated.decide(request.content.read(), self._url())
+        refused = self._automated.decide(request.body, self._url())
         if refused is None:
-            request.setHeader(b"content-type", b"application/x-apple-aspen-config")
-            return self._profile()
-        request.setResponseCode(403)
-        request.setHeader(b"content-type", b"application/json")
-        return refused.body
+            return LabAnswer(200, PROFILE, self._profile())
+        return LabAnswer(403, "application/json", refused.body)
 
 
-class PlatformSSOURL(_Endpoint):
+class PlatformSSOURL(Endpoint):
     """The URLs of a refusal that asks for Platform SSO: profile, manifest and sign-in."""
 
     methods = (b"GET",)
 
     def __init__(self, automated: AutomatedEnrollment) -> None:
-        super().__init__()
         self._automated = automated
 
-    def render_GET(self, request: Any) -> bytes:
+    def answer(self, request: LabRequest) -> LabAnswer:
         """What one of the URLs has."""
-        return self.respond(request, lambda: self._answer(request))
-
-    def _answer(self, request: Any) -> bytes:
-        match request.postpath:
-            case [b"profile"]:
-                request.setHeader(b"content-type", b"application/x-apple-aspen-config")
-                return platform_sso_profile()
-            case [b"manifest"]:
-                request.setHeader(b"content-type", XML)
-                return MANIFEST
-            case [b"auth"]:
-                self._automated.sign_in(argument(request, b"udid"))
-                return b""
+        match request.below:
+            case (b"profile",):
+                return LabAnswer(200, PROFILE, platform_sso_profile())
+            case (b"manifest",):
+                return LabAnswer(200, XML, MANIFEST)
+            case (b"auth",):
+                self._automated.sign_in(request.arguments()(b"udid"))
+                return LabAnswer(200, "text/html", b"")
         raise Refused(404, "there is no such URL of Platform SSO")
 
 
-class AssetURL(_Endpoint):
+class AssetURL(Endpoint):
     """The files that declarations refer to."""
 
     methods = (b"GET",)
 
     def __init__(self, lab: Lab) -> None:
-        super().__init__()
         self._lab = lab
 
-    def render_GET(self, request: Any) -> bytes:
+    def answer(self, request: LabRequest) -> LabAnswer:
         """One file, by its name."""
-        request.setHeader(b"content-type", b"application/octet-stream")
-        name = b"/".join(request.postpath).decode("utf-8", "replace")
-        return self.respond(request, lambda: self._lab.asset(name, peer_of(request)[1]))
+        name = b"/".join(request.below).decode("utf-8", "replace")
+        return LabAnswer(200, "application/octet-stream", self._lab.asset(name, request.peer().fingerprint))
 
 
-class MessageURL(_Endpoint):
-    """The URL of check-ins, or of reports."""
+class MessageURL(Endpoint):
+    """The URL of check-ins, or of reports: the response is the next command, JSON, or empty."""
 
     methods = (b"PUT",)
 
     def __init__(
         self,
         take: Callable[[Message], bytes],
-        content_type: bytes = XML,
+        content_type: str = XML,
         *,
-        json_type: bytes | None = None,
+        json_type: str | None = None,
         defects: Defects = NONE,
     ) -> None:
-        super().__init__()
         self._take = take
         self._content_type = content_type
         self._json_type = json_type
@@ -158,44 +155,27 @@ class MessageURL(_Endpoint):
         if "survive-long-500" in defects:
             self.too_long_status = 500
 
-    def render_PUT(self, request: Any) -> bytes:
-        """Process a message; the response is the next command, JSON, or empty."""
-        request.setHeader(b"content-type", self._content_type)
-        return self.respond(request, lambda: self._answer(request))
-
-    def _answer(self, request: Any) -> bytes:
-        body = self._take(self._received(request))
-        if self._json_type is not None and body.startswith(b"{"):  # of a declarative check-in
-            request.setHeader(b"content-type", self._json_type)
-        return body
-
-    def _received(self, request: Any) -> Message:
-        message = message_of(request)
-        return replace(message, content_type=single_header(request, b"content-type") or "") if self._strict else message
+    def answer(self, request: LabRequest) -> LabAnswer:
+        """Process a message."""
+        message = request.message()
+        if self._strict:
+            message = replace(message, content_type=request.single_header(b"content-type") or "")
+        body = self._take(message)
+        of_declarations = self._json_type is not None and body.startswith(b"{")
+        return LabAnswer(200, (self._json_type or "") if of_declarations else self._content_type, body)
 
 
-class SCEPURL(_Endpoint):
-    """The URL of the SCEP server."""
+class SCEPURL(Endpoint):
+    """The URL of the SCEP server: GetCACaps, GetCACert, PKIOperation with the message in the query or the body."""
 
     methods = (b"GET", b"POST")
 
     def __init__(self, service: SCEPService) -> None:
-        super().__init__()
         self._service = service
 
-    def render_GET(self, request: Any) -> bytes:
-        """GetCACaps, GetCACert, or PKIOperation with the message in the query."""
-        return self._operate(request, argument(request, b"message"))
-
-    def render_POST(self, request: Any) -> bytes:
-        """PKIOperation with the message in the body."""
-        return self._operate(request, request.content.read())
-
-    def _operate(self, request: Any, message: str | bytes) -> bytes:
-        def answer() -> bytes:
-            answered = self._service.operate(argument(request, b"operation"), message)
-            request.setResponseCode(answered.status)
-            request.setHeader(b"content-type", answered.content_type.encode("ascii"))
-            return answered.body
-
-        return self.respond(request, answer)
+    def answer(self, request: LabRequest) -> LabAnswer:
+        """Answer one operation."""
+        argument = request.arguments()
+        message = argument(b"message") if request.method == b"GET" else request.body
+        answered = self._service.operate(argument(b"operation"), message)
+        return LabAnswer(answered.status, answered.content_type, answered.body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import MutableSet, Sequence
+from collections.abc import Mapping, MutableSet, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,14 +22,25 @@ from agent.lab.mdm.core import Lab, Refused
 from agent.lab.mdm.push import LabPush
 from agent.lab.web.api import API, is_authorised
 from agent.lab.web.breaking import lab_site
-from agent.lab.web.requests import content_type_of, peer_of
-from agent.lab.web.resources import SCEPURL, XML, AssetURL, AutomatedURL, EnrollmentURL, MessageURL, PlatformSSOURL
+from agent.lab.web.connection import LabSite
+from agent.lab.web.requests import LabRequest, request_of_twisted
+from agent.lab.web.resources import (
+    SCEPURL,
+    XML,
+    AssetURL,
+    AutomatedURL,
+    Endpoint,
+    EndpointResource,
+    EnrollmentURL,
+    MessageURL,
+    PlatformSSOURL,
+)
 from agent.lab.web.tls import LabTLS
 from agent.mdm.automated import CONTENT_TYPE
-from agent.net.http.server import BoundedSite, listen
+from agent.net.http.server import listen
 from agent.net.transport.addresses import address_text
 from agent.pki.issuing.authorities import Authorities
-from agent.profiles.making import acme_payload, enrollment_profile, scep_payload
+from agent.profiles.making import CHALLENGE, ProfileTemplate, acme_payload, enrollment_profile, scep_payload
 
 HOST = "127.0.0.1"
 
@@ -76,6 +87,7 @@ class LabServer:
         self._profiles = EnrollmentProfiles(authorities, lab.defects)
         self.automated = AutomatedEnrollment(lambda: authorities.device_authority.certificate)
         self._ports: list[Any] = []
+        self._written: ProfileTemplate | None = None
 
     @property
     def enrollment_url(self) -> str:
@@ -89,28 +101,23 @@ class LabServer:
 
     def listen(self, port: int = 0, scep_port: int = 0) -> None:
         """Listen; port 0 selects a free port. Raises OperatorError."""
-        root: Any = Resource()
-        root.putChild(b"enroll", EnrollmentURL(self.enrollment_profile, self.lab.defects))
-        root.putChild(b"ade", AutomatedURL(self.automated, lambda: self.url, self.enrollment_profile))
-        root.putChild(b"psso", PlatformSSOURL(self.automated))
-        json_type = XML if "ddm-content-type" in self.lab.defects else b"application/json"
-        root.putChild(b"checkin", MessageURL(self.lab.check_in, json_type=json_type, defects=self.lab.defects))
-        command_type = b"application/octet-stream" if "session-content-type" in self.lab.defects else XML
-        root.putChild(b"mdm", MessageURL(self.lab.report, command_type, defects=self.lab.defects))
-        root.putChild(b"assets", AssetURL(self.lab))
+        endpoints = self._endpoints()
+        root = _tree(endpoints)
         renewal = partial(self.enrollment_profile, renews=True)
         root.putChild(b"api", API(self._reactor, self.lab, self.lom, self.token, lambda: self.push, renewal))
         if self._scep is not None:
             self.lab.issued = self._scep.renewals
-            scep: Any = Resource()
-            scep.putChild(b"scep", SCEPURL(self._scep))
-            self._ports.append(listen(self._reactor, BoundedSite(scep), self._host, scep_port, what="SCEP"))
+            of_scep: dict[bytes, Endpoint] = {b"/scep": SCEPURL(self._scep)}
+            scep = LabSite(_tree(of_scep), of_scep)
+            self._ports.append(listen(self._reactor, scep, self._host, scep_port, what="SCEP"))
             self.scep_url = f"http://{address_text(self._name, self._ports[-1].getHost().port)}/scep"
         if self._acme is not None:
             self.lab.issued = self._acme.renewals
             root.putChild(b"acme", ACMEResource(self._acme))
-        site = lab_site(root, self.lab)
+        site = lab_site(root, self.lab, endpoints)
         site.keeps_body = self._keeps_body
+        if isinstance(site, LabSite):
+            site.keeps = self._keeps
         spoken = site.acceptableProtocols()
         connections = LabTLS(self.authorities, self._identity, self.lab.defects, spoken)
         self._ports.append(listen(self._reactor, site, self._host, port, what="The lab", tls=connections))
@@ -118,37 +125,73 @@ class LabServer:
         if self._acme is not None:
             self._acme.url = self.url + PATH
 
+    def _endpoints(self) -> dict[bytes, Endpoint]:
+        """What answers at each path, beside the API and ACME."""
+        defects = self.lab.defects
+        json_type = XML if "ddm-content-type" in defects else "application/json"
+        command_type = "application/octet-stream" if "session-content-type" in defects else XML
+        return {
+            b"/enroll": EnrollmentURL(self.enrollment_profile, defects),
+            b"/ade": AutomatedURL(self.automated, lambda: self.url, self.enrollment_profile),
+            b"/psso": PlatformSSOURL(self.automated),
+            b"/checkin": MessageURL(self.lab.check_in, json_type=json_type, defects=defects),
+            b"/mdm": MessageURL(self.lab.report, command_type, defects=defects),
+            b"/assets": AssetURL(self.lab),
+        }
+
     def _keeps_body(self, request: Any) -> bool:
-        """Whether the sender may send a body: a Mac with a certificate of the lab, or an API client with the token.
+        """Whether the body of a request of twisted.web is kept: its sender is known, or has the API's token."""
+        return is_authorised(request, self.token) or self._keeps(request_of_twisted(request))
+
+    def _keeps(self, request: LabRequest) -> bool:
+        """Whether the sender may send a body: a Mac with a certificate of the lab.
 
         Also a Mac that is not enrolled yet, with its signed MachineInfo. With ACME, anybody: a Mac that orders its
         certificate has none yet, and the URL is not known here.
         """
-        known = self._acme is not None or content_type_of(request) == CONTENT_TYPE
-        if known or is_authorised(request, self.token):
+        if self._acme is not None:
             return True
         try:
-            return peer_of(request)[1] is not None or "identity-none-accepted" in self.lab.defects
-        except Refused:  # answered with 403 when the request is rendered
+            if request.single_header(b"content-type") == CONTENT_TYPE:
+                return True
+        except Refused:
+            pass  # there are two: it is none of those
+        try:
+            return request.peer().fingerprint is not None or "identity-none-accepted" in self.lab.defects
+        except Refused:  # answered with 403 when the request is answered
             return False
 
     def enrollment_profile(self, *, renews: bool = False) -> bytes:
         """A signed enrollment profile with a new identity, or a new challenge; ``renews``: for an enrolled Mac."""
         if self._scep is not None:
             challenge = self._scep.renewal_challenge() if renews else self._scep.new_challenge()
-            payload = scep_payload(self.authorities, self.scep_url, challenge)
-            payload = spoiled_payload(payload, self.lab.defects)
+            profile = self._template().make(challenge)
         elif self._acme is not None:
             identifier = self._acme.renewal_challenge() if renews else self._acme.new_challenge()
             payload = acme_payload(self._acme.directory_url, identifier)
+            profile = enrollment_profile(self.authorities, self.url, payload)
         else:
-            payload = self._profiles.pkcs12()
-        profile = enrollment_profile(self.authorities, self.url, payload)
+            profile = enrollment_profile(self.authorities, self.url, self._profiles.pkcs12())
         if renews and self.lab.defects:
             profile = spoiled(profile, self.lab.defects)
         return self._profiles.finished(profile)
+
+    def _template(self) -> ProfileTemplate:
+        """What makes the profiles with SCEP; they are written once."""
+        if self._written is None:
+            payload = spoiled_payload(scep_payload(self.authorities, self.scep_url, CHALLENGE), self.lab.defects)
+            self._written = ProfileTemplate(enrollment_profile(self.authorities, self.url, payload))
+        return self._written
 
     def close(self) -> Deferred[Any]:
         """Stop listening; fires when the ports are closed."""
         ports, self._ports = self._ports, []
         return gatherResults([port.stopListening() or succeed(None) for port in ports])
+
+
+def _tree(endpoints: Mapping[bytes, Endpoint]) -> Any:
+    """The resource of twisted.web with these endpoints."""
+    root: Any = Resource()
+    for path, endpoint in endpoints.items():
+        root.putChild(path[1:], EndpointResource(endpoint))
+    return root
