@@ -5,9 +5,9 @@ twisted.web then reads it from that request on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 from twisted.web.http import RESPONSES
 
 from agent.lab.web.answers import response_fields
@@ -26,8 +26,7 @@ _LENGTH_DIGITS = 6
 _NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"))
 
 
-@dataclass(slots=True)
-class _Head:
+class _Head(msgspec.Struct):
     endpoint: Endpoint
     request: LabRequest
     length: int

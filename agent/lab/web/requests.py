@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives import hashes
 from twisted.web.http import parse_qs
 
@@ -19,8 +19,7 @@ _connections = count(1)
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """What is known of the client of a connection."""
 
     connection: int
@@ -31,8 +30,7 @@ class Peer:
     """Whether its TLS session was resumed."""
 
 
-@dataclass(slots=True)
-class LabRequest:
+class LabRequest(msgspec.Struct):
     """A request. ``transport`` is that of its connection."""
 
     method: bytes
@@ -85,8 +83,7 @@ class LabRequest:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class LabAnswer:
+class LabAnswer(msgspec.Struct, frozen=True):
     """The response to a request."""
 
     status: int
