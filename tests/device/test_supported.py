@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import plistlib
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from command import lom_agent_here
+from msgspec.structs import replace
 
 from agent.device.answering import OfflineMac
 from agent.device.commands import carry_out

@@ -7,6 +7,7 @@ is parsed for each connection, and a session is kept as OpenSSL's object.
 from __future__ import annotations
 
 from functools import cache
+from threading import local
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -48,8 +49,17 @@ _read: Any = getattr(_lib, "SSL_read", None)
 _write: Any = getattr(_lib, "SSL_write", None)
 
 RECEIVE_BYTES = 65536  # more than one TLS record (16 KiB), so that OpenSSL keeps no rest of one
-_RECEIVED: Any = _ffi.new("char[]", RECEIVE_BYTES) if DIRECT else None  # shared: only the reactor's thread reads
-_VIEW: Any = _ffi.buffer(_RECEIVED) if DIRECT else None
+
+
+class _Buffer(local):
+    """Where a thread's connections are read to: OpenSSL lets other threads run while it reads."""
+
+    def __init__(self) -> None:
+        self.octets: Any = _ffi.new("char[]", RECEIVE_BYTES)
+        self.view: Any = _ffi.buffer(self.octets)
+
+
+_buffer = _Buffer() if DIRECT else None
 
 
 def handle_of(connection: object) -> Any:
@@ -59,10 +69,11 @@ def handle_of(connection: object) -> Any:
 
 def receive(connection: Any, handle: Any) -> bytes:
     """Received bytes, as ``SSL.Connection.recv``; without a buffer and a question for errors each time: 4 µs less."""
-    size: int = _read(handle, _RECEIVED, RECEIVE_BYTES)
+    buffer: Any = _buffer
+    size: int = _read(handle, buffer.octets, RECEIVE_BYTES)
     if size <= 0:
         connection._raise_ssl_error(handle, size)
-    octets: bytes = _VIEW[:size]
+    octets: bytes = buffer.view[:size]
     return octets
 
 
