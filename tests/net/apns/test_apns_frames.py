@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import h2.settings
 import pytest
 from apns_gateways import POPULATION, Peer, RunningGateway, in_thread, running_gateway
 from conftest import RunInReactor
+from counted_calls import calls_of
 from h2.exceptions import StreamClosedError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -187,13 +186,7 @@ class Conversation:
 
     def steps(self, octets: bytes) -> int:
         """How many calls the gateway makes for these bytes."""
-        calls = itertools.count()
-        sys.setprofile(lambda *_: next(calls) and None)
-        try:
-            self.connection.received(octets)
-        finally:
-            sys.setprofile(None)
-        return next(calls)
+        return calls_of(lambda: self.connection.received(octets))
 
     def whole(self) -> int:
         """How many answers the peer has in whole, of what came last."""
