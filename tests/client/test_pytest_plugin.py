@@ -19,6 +19,7 @@ from forked import SECONDS
 from forked_service import connected, forked_service
 
 from agent.client import Fleet
+from agent.client.http import load
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +37,7 @@ def test_one(lom_fleet):
     os.replace(f"{worker}.tmp", f"{worker}.pid")
     lom_fleet.wait(kind="unenrolled", timeout=600)
 """
+load()  # before pytester does, which forgets again what is imported in it: httpx's errors are those of one httpcore
 OTHER_PLUGINS = ("-p", "no:schemathesis", "-p", "no:hypothesispytest")  # take a second of CPU
 OUTSIDE = ("-p", "no:cacheprovider", *OTHER_PLUGINS, "-q")
 
