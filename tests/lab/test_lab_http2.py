@@ -16,7 +16,11 @@ from twisted.internet.threads import deferToThread
 
 from agent import plists
 from agent.lab.mdm.core import Lab
+from agent.lab.web.connection import LabSite
+from agent.lab.web.requests import LabAnswer, LabRequest
+from agent.lab.web.resources import Endpoint
 from agent.lab.web.server import LabServer
+from agent.mdm.automated import CONTENT_TYPE
 from agent.net.http.connection import BOTH, HTTPConnection
 from agent.net.http.fetch import exchange
 from agent.net.http.http1 import split_url
@@ -145,6 +149,38 @@ def browsed(server: LabServer) -> None:
     browser.until_ended(13)
     assert browser.ended[0] == 1
     browser.socket.close()
+
+
+def asked_with_a_body(server: LabServer) -> None:
+    """A GET whose body has no declared length, of a sender whose bodies are kept."""
+    browser = Browser(server, 65_535)
+    stream = browser.h2.get_next_available_stream_id()
+    fields = [(":method", "GET"), (":scheme", "https"), (":authority", "lab"), (":path", "/enroll")]
+    browser.h2.send_headers(stream, [*fields, ("content-type", CONTENT_TYPE)])
+    for _ in range(3):
+        browser.h2.send_data(stream, bytes(16_384))
+    browser.h2.end_stream(stream)
+    browser.flush()
+    browser.until_ended(1)
+    assert browser.statuses == {stream: "200"}
+    browser.socket.close()
+
+
+def test_body_of_a_get_is_discarded(run_in_reactor: RunInReactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = []
+
+    def answer(site: LabSite, endpoint: Endpoint, request: LabRequest) -> LabAnswer:
+        bodies.append(request.body)
+        return answered(site, endpoint, request)
+
+    async def scenario() -> None:
+        async with stack() as running:
+            monkeypatch.setattr(LabSite, "answer", answer)
+            await deferToThread(asked_with_a_body, running.server)
+
+    answered = LabSite.answer
+    run_in_reactor(scenario())
+    assert bodies == [b""]
 
 
 def test_another_client_of_http2(run_in_reactor: RunInReactor) -> None:

@@ -114,8 +114,8 @@ class HTTP2Requests:
         if direct is None:
             if stream in self._others:
                 self._others[stream].request.handleContentChunk(octets)
-        elif direct[1].body or self.connection.site.keeps(direct[1]):
-            direct[1].body += octets
+        elif direct[1].method != b"GET" and (direct[1].body or self.connection.site.keeps(direct[1])):
+            direct[1].body += octets  # the core holds it to its Content-Length, which a GET may lack
 
     def request_ended(self, stream: int) -> None:
         """A request is complete."""

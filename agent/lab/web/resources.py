@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ _TEXT = "text/plain; charset=utf-8"
 _log = Logger()
 
 
-class Endpoint:
+class Endpoint(ABC):
     """One URL that takes messages: Refused becomes a response with its HTTP status."""
 
     methods: tuple[bytes, ...] = ()
@@ -42,9 +43,9 @@ class Endpoint:
             _log.info("refused {url}: {error}", url=type(self).__name__, error=error)
             return LabAnswer(error.status, _TEXT, f"{error}\n".encode())
 
+    @abstractmethod
     def answer(self, request: LabRequest) -> LabAnswer:
         """The response to a request of its methods. Raises Refused."""
-        raise NotImplementedError
 
 
 class EndpointResource(Resource):

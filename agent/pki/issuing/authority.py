@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from agent.pki import der
-from agent.pki.certificates import own_certificate
 from agent.pki.identity import Identity, PrivateKey
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 LIFETIME = timedelta(days=825)  # Apple's bound for TLS server certificates of a private CA
-_SERIAL_BYTES = 20
-_VERSION_3 = bytes.fromhex("a003020102")
-_EXTENSIONS = 0xA3
-_UTC_TIME, _GENERALIZED_TIME, _GENERALIZED_FROM = 0x17, 0x18, 2050
-_RSA_SHA256 = der.sequence(der.oid("1.2.840.113549.1.1.11"), der.NULL)
-_ECDSA_SHA256 = der.sequence(der.oid("1.2.840.10045.4.3.2"))
 _BACKDATE = timedelta(hours=1)  # clocks of test machines differ
 
 
@@ -66,10 +56,6 @@ class Authority:
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
-        self._name = identity.certificate.subject.public_bytes()
-        self._algorithm = _RSA_SHA256 if isinstance(identity.key, rsa.RSAPrivateKey) else _ECDSA_SHA256
-        self._key_identifier = _extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(identity.key.public_key()))
-        self._of_usage: dict[Usage, bytes] = {}
 
     @classmethod
     def create(cls, common_name: str, *, key: PrivateKey | None = None, decrypts: bool = False) -> Authority:
@@ -118,68 +104,19 @@ class Authority:
         more: Sequence[x509.ExtensionType] = (),
     ) -> x509.Certificate:
         """A certificate for a public key. ``more`` are further extensions."""
-        before, after = _dates(not_before, not_after)
-        tbs = der.sequence(
-            _VERSION_3,
-            der.encode(der.INTEGER, _serial_octets()),
-            self._algorithm,
-            self._name,
-            der.sequence(_time(before), _time(after)),
-            subject.public_bytes(),
-            public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
-            der.encode(_EXTENSIONS, der.sequence(*self._extensions(usage, alternative, more))),
-        )
-        signed = der.sequence(tbs, self._algorithm, der.encode(der.BIT_STRING, b"\x00" + self._sign(tbs)))
-        return own_certificate(signed)
-
-    def _extensions(
-        self, usage: Usage, alternative: x509.SubjectAlternativeName | None, more: Sequence[x509.ExtensionType]
-    ) -> list[bytes]:
-        first = self._of_usage.get(usage)
-        if first is None:
-            extended = usage.extended_key_usage()
-            first = self._of_usage[usage] = b"".join(
-                (
-                    _extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
-                    _extension(usage.key_usage(), critical=True),
-                    b"" if extended is None else _extension(extended),
-                )
-            )
-        others = (*(() if alternative is None else (alternative,)), *more)
-        return [first, *(_extension(each) for each in others), self._key_identifier]
-
-    def _sign(self, tbs: bytes) -> bytes:
-        key = self.identity.key
-        if isinstance(key, rsa.RSAPrivateKey):
-            return key.sign(tbs, padding.PKCS1v15(), hashes.SHA256())
-        return key.sign(tbs, ec.ECDSA(hashes.SHA256()))
-
-
-def _extension(extension: x509.ExtensionType, *, critical: bool = False) -> bytes:
-    return der.sequence(
-        der.oid(extension.oid.dotted_string),
-        b"\x01\x01\xff" if critical else b"",
-        der.encode(der.OCTET_STRING, extension.public_bytes()),
-    )
-
-
-def _serial_octets() -> bytes:
-    """A random serial number of 20 octets, which is positive (RFC 5280, 4.1.2.2)."""
-    octets = os.urandom(_SERIAL_BYTES)
-    return bytes(((octets[0] & 0x3F) | 0x40,)) + octets[1:]
-
-
-def _time(moment: datetime) -> bytes:
-    """RFC 5280, 4.1.2.5."""
-    utc = moment.astimezone(UTC) if moment.tzinfo else moment
-    if utc.year < _GENERALIZED_FROM:
-        return der.encode(_UTC_TIME, f"{utc:%y%m%d%H%M%SZ}".encode())
-    return der.encode(_GENERALIZED_TIME, f"{utc:%Y%m%d%H%M%SZ}".encode())
-
-
-def _dates(not_before: datetime | None, not_after: datetime | None) -> tuple[datetime, datetime]:
-    now = datetime.now(UTC)
-    return not_before or now - _BACKDATE, not_after or now + LIFETIME
+        builder = _builder(subject, self.certificate.subject, public_key, not_before, not_after)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(usage.key_usage(), critical=True)
+        extended = usage.extended_key_usage()
+        if extended is not None:
+            builder = builder.add_extension(extended, critical=False)
+        if alternative is not None:
+            builder = builder.add_extension(alternative, critical=False)
+        for extension in more:
+            builder = builder.add_extension(extension, critical=False)
+        issuer_key = self.identity.key.public_key()
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
+        return builder.sign(self.identity.key, hashes.SHA256())
 
 
 def _builder(
@@ -189,15 +126,15 @@ def _builder(
     not_before: datetime | None,
     not_after: datetime | None,
 ) -> x509.CertificateBuilder:
-    before, after = _dates(not_before, not_after)
+    now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(before)
-        .not_valid_after(after)
+        .not_valid_before(not_before or now - _BACKDATE)
+        .not_valid_after(not_after or now + LIFETIME)
     )
 
 
